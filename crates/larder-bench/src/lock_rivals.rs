@@ -36,7 +36,7 @@ pub(crate) fn run(rounds: usize) -> Outcome<Findings> {
 }
 
 fn uncontended(rounds: usize) -> Outcome<String> {
-    let mut table = Table::new(&["", "tasks", "pairs, to larder", "95 % interval", "pairs/s"]);
+    let mut table = Table::new(&["lock", "tasks", "pairs, to larder", "95 % interval", "pairs/s"]);
     for tasks in TASKS {
         eprintln!("lock-rivals: uncontended, {tasks} tasks");
         let standings = compare(Flavour::CurrentThread, rounds, async |url| {
@@ -84,7 +84,7 @@ async fn lane<R: Rival>(url: &str, tasks: u64) -> Outcome<Lane> {
 fn contended(findings: &mut Findings) -> Outcome<()> {
     let began = Ticks::now();
     let mut table = Table::new(&[
-        "",
+        "lock",
         "locks/s",
         "handover, median µs",
         "99 %, µs",

@@ -74,7 +74,7 @@ fn meanwhile(began: Option<Ticks>) -> Option<String> {
 pub(crate) fn describe(began: Option<Ticks>, rounds: usize) -> Outcome<String> {
     let server = Server::start().version();
     let json = serde_json::to_vec(&Item::new(500))?.len();
-    let mut table = Table::new(&["", ""]);
+    let mut table = Table::new(&["what", "value"]);
     table.row(&["date", &format!("{} UTC", utc())]);
     table.row(&["machine", &format!("{}, {} cores, Linux {}", processor(), cores(), said("uname", &["-r"]))]);
     table.row(&["server", &format!("{server}, without persistence, on TCP loopback of the same machine")]);

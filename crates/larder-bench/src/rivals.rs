@@ -40,7 +40,8 @@ impl Operation {
 }
 
 pub(crate) fn run(rounds: usize, plots: Option<&Path>) -> Outcome<Findings> {
-    let mut table = Table::new(&["", "operation", "tasks", "to the bare driver", "95 % interval", "op/s"]);
+    let mut table =
+        Table::new(&["cache", "operation", "tasks", "to the bare driver", "95 % interval", "op/s"]);
     let mut chart = Chart::new(
         "Throughput, as a share of the bare driver's",
         "1 KiB struct on one Redis server; longer is better; the line is the 95 % interval",

@@ -1,5 +1,6 @@
 //! The settings of a connection. A test compares each default with its documentation.
 
+mod stores;
 mod target;
 
 use std::fmt;
@@ -18,7 +19,7 @@ use crate::near::Invalidations;
 use crate::random::Random;
 use crate::store::AnyStore;
 use crate::store::memory::{Bounds, MemoryStore};
-use crate::url::{self, Server, Target};
+use crate::url::{self, Target};
 
 /// The settings of a [`Larder`]. Made by [`Larder::builder`].
 ///
@@ -330,7 +331,7 @@ impl LarderBuilder {
         self.check()?;
         let keyspace = Keyspace::new(self.namespace.as_deref())?;
         let limits = self.call_limits();
-        let changes = Arc::new(Invalidations::default());
+        let invalidations = Arc::new(Invalidations::default());
         let (target, coordination) =
             (self.target()?, self.coordination.as_deref().map(url::parse).transpose()?);
         // Background work gets a thread of its own, unless everything is in this process.
@@ -341,13 +342,15 @@ impl LarderBuilder {
         // The second server, for locks and limits.
         let (coordination, background_coordination) = match coordination {
             Some(Target::Memory) => {
-                return Err(Error::invalid("coordination is a server: memory: needs no second one"));
+                return Err(Error::invalid(
+                    "coordination() takes the URL of a server: memory: needs no second store",
+                ));
             }
             Some(Target::Server(server)) => {
-                let changes = Arc::new(Invalidations::default());
+                let invalidations = Arc::new(Invalidations::default());
                 let own = Self { credentials: None, ..self.clone() };
-                let stores = own.server(server, changes.clone(), &background)?;
-                (Some((stores.callers, changes)), Some(stores.background))
+                let stores = own.server(server, invalidations.clone(), &background)?;
+                (Some((stores.callers, invalidations)), Some(stores.background))
             }
             None => (None, None),
         };
@@ -356,15 +359,15 @@ impl LarderBuilder {
         let (credentials, presence) = (self.credentials.clone(), self.presence.clone());
         let (store, background_store) = match target {
             Target::Memory => {
-                let store = MemoryStore::new(self.bounds, Clock::default(), changes.clone());
+                let store = MemoryStore::new(self.bounds, Clock::default(), invalidations.clone());
                 (AnyStore::Memory(Arc::new(store)), None)
             }
             Target::Server(server) => {
-                let stores = self.server(server, changes.clone(), &background)?;
+                let stores = self.server(server, invalidations.clone(), &background)?;
                 (stores.callers, Some(stores.background))
             }
         };
-        let context = Context::new(store, changes, keyspace, limits, clock, random)
+        let context = Context::new(store, invalidations, keyspace, limits, clock, random)
             .with_credentials(credentials)
             .with_presence(presence)
             .with_coordination(coordination, strict)
@@ -373,65 +376,6 @@ impl LarderBuilder {
         crate::recency::start(&context);
         Ok(context)
     }
-
-    #[cfg(feature = "redis")]
-    fn server(self, server: Server, changes: Arc<Invalidations>, background: &Background) -> Result<Stores> {
-        use crate::store::redis::{Hosts, Login, RedisStore, Tls};
-
-        if server.tls && !cfg!(feature = "tls") {
-            return Err(Error::new(
-                crate::ErrorKind::InvalidUrl,
-                "rediss:// needs the feature tls, which this build of larder leaves out",
-            ));
-        }
-        if tokio::runtime::Handle::try_current().is_err() {
-            return Err(Error::invalid("connecting needs a tokio runtime: call it inside one"));
-        }
-        let Some(home) = background.runtime() else { return Err(Error::closed()) };
-        // How connections log in: to the servers, and to the sentinels.
-        let login = Login {
-            username: server.username,
-            password: server.password,
-            credentials: self.credentials,
-            database: server.database,
-            tls: server.tls.then(|| Arc::new(Tls::new(self.tls_roots, self.tls_client))),
-            connect_timeout: self.connect_timeout,
-            client_name: self.client_name,
-            clock: self.clock,
-            learned: Arc::default(),
-            hosts: Hosts::of_callers(home),
-        };
-        // A login without a password sends no AUTH, so a user without one gets an empty password.
-        let no_password = self.sentinel_username.as_ref().map(|_| Secret(String::new()));
-        let sentinel_login = Login {
-            username: self.sentinel_username,
-            password: self.sentinel_password.or(no_password),
-            credentials: None,
-            database: 0,
-            ..login.clone()
-        };
-        // Two stores: the callers' runtimes drive the first, the background's thread the second.
-        let (deployment, alone, alone_sentinel) =
-            (server.deployment.clone(), login.at_home(home), sentinel_login.at_home(home));
-        let callers =
-            RedisStore::start(server.deployment, login, sentinel_login, self.connections, Some(changes));
-        let alone = RedisStore::start(deployment, alone, alone_sentinel, 1, None);
-        Ok(Stores { callers: AnyStore::Redis(callers), background: AnyStore::Redis(alone) })
-    }
-
-    #[cfg(not(feature = "redis"))]
-    fn server(self, _: Server, _: Arc<Invalidations>, _: &Background) -> Result<Stores> {
-        Err(Error::new(
-            crate::ErrorKind::InvalidUrl,
-            "servers need the feature redis, which this build of larder leaves out",
-        ))
-    }
-}
-
-/// A server's store for callers, and another for background work.
-struct Stores {
-    callers: AnyStore,
-    background: AnyStore,
 }
 
 impl fmt::Debug for LarderBuilder {

@@ -1,22 +1,22 @@
 //! The state that a `Larder` and everything made from it share: the stores, the names, and the means to work with
 //! them.
 //!
-//! It is below the cache, the locks and the limits. Of caches it knows only what it must do with all of them,
-//! whatever the type of their values.
+//! It is below the cache, the locks and the limits, and knows none of them. Of [`Caches`] it knows only what it must do
+//! with all of them, whatever the type of their values.
 
 use std::any::Any;
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use futures_util::future::join_all;
 use tokio::sync::watch;
 
 use crate::background::{Background, Renewals};
+use crate::caches::Caches;
 use crate::clock::Clock;
 use crate::credentials::CredentialSource;
-use crate::envelope::TagVersion;
 use crate::error::{Error, ErrorKind, Result};
 use crate::health::{Health, Purpose};
 use crate::invalidation::{self, Delivery, Invalidation, InvalidationQueue, Started};
@@ -25,9 +25,8 @@ use crate::name::Name;
 use crate::near::{Asking, Invalidations};
 use crate::presence::Presence;
 use crate::random::Random;
-use crate::stats::{CacheStats, Stats};
+use crate::stats::Stats;
 use crate::store::limit::{ChargeStamp, LimitStore, QuotaSpec};
-use crate::store::session::ReadStamp;
 use crate::store::{AnyStore, Claim, Eviction, InvalidationSink, Store};
 use crate::tasks::Tasks;
 use crate::telemetry::{self, Instrument};
@@ -55,10 +54,10 @@ pub(crate) struct Context {
     /// The tokens of attempts and loads.
     pub(crate) tokens: Tokens,
     pub(crate) presence: Presence,
-    pub(crate) changes: Arc<Invalidations>,
+    pub(crate) invalidations: Arc<Invalidations>,
     /// The versions that readers are asking for.
     pub(crate) asking: Asking,
-    pub(crate) invalidations: Arc<InvalidationQueue>,
+    pub(crate) invalidation_queue: Arc<InvalidationQueue>,
     /// The loads under way.
     pub(crate) loads: Tasks,
     /// The tasks that wait for the end of a lease or renew a permit.
@@ -71,7 +70,7 @@ pub(crate) struct Context {
     pub(crate) explain_meter: Instrument,
     pub(crate) tag_meter: Instrument,
     pub(crate) snapshot_meter: Instrument,
-    caches: Mutex<HashMap<String, Arc<dyn AnyCache>>>,
+    pub(crate) caches: Caches,
     limiters: Mutex<HashMap<String, Arc<dyn Any + Send + Sync>>>,
 }
 
@@ -97,39 +96,17 @@ impl CallLimits {
     #[cold]
     fn key_too_long(&self, taken: usize) -> Error {
         let most = self.max_key_bytes;
-        let message = format!("the key takes {taken} bytes, more than max_key_bytes ({most})");
+        let message = format!(
+            "the key takes {taken} bytes, more than max_key_bytes ({most}): shorten it, or raise the limit"
+        );
         Error::new(ErrorKind::KeyTooLong, message)
     }
-}
-
-/// The state that all handles of one cache name share, without the type of its values.
-pub(crate) trait AnyCache: Any + Send + Sync {
-    fn stats(&self) -> CacheStats;
-
-    /// Returns the name of the version that clears it.
-    fn clear_version(&self) -> &str;
-
-    /// Returns the near copy of an entry, if there is one.
-    fn near_copy(&self, entry: &str) -> Option<NearState>;
-
-    /// Detaches the loads whose value would carry the tag, so that later callers start new ones.
-    fn detach_tagged(&self, tag: &str);
-}
-
-/// The facts about a near copy, without its value.
-#[derive(Debug, Clone)]
-pub(crate) struct NearState {
-    /// Nanoseconds of the monotonic clock.
-    pub(crate) until: u64,
-    pub(crate) seen: ReadStamp,
-    pub(crate) clear_seen: ReadStamp,
-    pub(crate) tags: Vec<TagVersion>,
 }
 
 impl Context {
     pub(crate) fn new(
         store: AnyStore,
-        changes: Arc<Invalidations>,
+        invalidations: Arc<Invalidations>,
         keyspace: Keyspace,
         limits: CallLimits,
         clock: Clock,
@@ -153,9 +130,9 @@ impl Context {
             tokens: Tokens::new(random.clone()),
             presence: Presence::new(None),
             random,
-            changes,
+            invalidations,
             asking: Asking::default(),
-            invalidations: Arc::default(),
+            invalidation_queue: Arc::default(),
             loads: Tasks::default(),
             timers: Tasks::default(),
             credentials: None,
@@ -165,7 +142,7 @@ impl Context {
             explain_meter: Instrument::new("larder", "", "explain"),
             tag_meter: Instrument::new("tag", "", "invalidate"),
             snapshot_meter: Instrument::new("tag", "", "snapshot"),
-            caches: Mutex::default(),
+            caches: Caches::default(),
             limiters: Mutex::default(),
         }
     }
@@ -269,8 +246,8 @@ impl Context {
     }
 
     /// Returns the dispatcher of that store's invalidations.
-    pub(crate) fn coordination_changes(&self) -> &Arc<Invalidations> {
-        self.coordination.as_ref().map_or(&self.changes, |(_, changes)| changes)
+    pub(crate) fn coordination_invalidations(&self) -> &Arc<Invalidations> {
+        self.coordination.as_ref().map_or(&self.invalidations, |(_, invalidations)| invalidations)
     }
 
     /// Closes the `Larder` for new requests.
@@ -306,11 +283,9 @@ impl Context {
         let why = match self.coordination_even_closed().eviction() {
             Eviction::Never => return Ok(()),
             Eviction::Evicts(policy) => format!("the server evicts ({policy})"),
-            Eviction::Unknown => {
-                "the server does not say whether it evicts (it needs the permission +info)".into()
-            }
+            Eviction::Unknown => "the server does not say whether it evicts (allow the user +info)".into(),
             Eviction::NotAsked => {
-                let message = "strict: no server was reached yet, so it is not known whether it evicts";
+                let message = "strict: the server was not reached yet, so larder does not know whether it evicts: retry later";
                 return Err(Error::new(ErrorKind::Refused, message));
             }
         };
@@ -350,46 +325,30 @@ impl Context {
         names: impl IntoIterator<Item = &'a str>,
         clear: Option<&str>,
     ) {
-        self.send_queued(self.invalidations.delete(names, clear, || self.all_clears()));
+        self.send_queued(self.invalidation_queue.delete(names, clear, || self.caches.clear_versions()));
     }
 
     /// Queues the replacement of a cache's clear version.
     pub(crate) fn queue_clear(self: &Arc<Self>, version: &str) {
-        self.send_queued(self.invalidations.clear(version));
+        self.send_queued(self.invalidation_queue.clear(version));
     }
 
     /// Queues the invalidation of the tag whose version has this name.
     pub(crate) fn queue_tag(self: &Arc<Self>, version: &str) {
         let epoch = self.keyspace.epoch();
-        self.send_queued(self.invalidations.tag(version, &epoch, || self.all_clears()));
-    }
-
-    /// Returns the names of the clear versions of all caches. Called while the queue is locked, and locks the table
-    /// of caches; no code locks the two in the opposite order.
-    pub(crate) fn all_clears(&self) -> Vec<String> {
-        self.caches().values().map(|cache| cache.clear_version().to_owned()).collect()
+        self.send_queued(self.invalidation_queue.tag(version, &epoch, || self.caches.clear_versions()));
     }
 
     fn send_queued(self: &Arc<Self>, started: Started) {
         if started == Started::No {
             // The sender holds only a weak reference while it waits, so that the last handle can end the connections
             // and the thread.
-            let sender = invalidation::send(Arc::downgrade(self), self.invalidations.clone());
+            let sender = invalidation::send(Arc::downgrade(self), self.invalidation_queue.clone());
             if !self.background.spawn_until_close(sender) {
                 // Closed, or no runtime is left: the next call that queues something tries again.
-                self.invalidations.sender_ended();
+                self.invalidation_queue.sender_ended();
             }
         }
-    }
-
-    /// Returns the state that all handles of this cache share, and makes it on first use. Fails if it was made for
-    /// another type of value.
-    pub(crate) fn cache<T: AnyCache>(&self, name: &str, make: impl FnOnce() -> T) -> Result<Arc<T>> {
-        let shared = self.caches().entry(name.to_owned()).or_insert_with(|| Arc::new(make())).clone();
-        let any: Arc<dyn Any + Send + Sync> = shared;
-        any.downcast().map_err(|_| {
-            Error::invalid(format!("the cache {name:?} was built on this Larder with another type of value"))
-        })
     }
 
     /// Returns unused permits of a rate limit in the background. Tries once, because they expire by themselves.
@@ -419,19 +378,17 @@ impl Context {
     ) -> Result<Arc<T>> {
         let mut limiters = self.limiters.lock().unwrap_or_else(PoisonError::into_inner);
         let shared = limiters.entry(name.to_owned()).or_insert_with(|| Arc::new(make())).clone();
-        shared
-            .downcast()
-            .map_err(|_| Error::invalid(format!("the name {name:?} is used by another kind of limiter")))
+        shared.downcast().map_err(|_| {
+            Error::invalid(format!(
+                "the name {name:?} is used by another kind of limiter on this Larder: choose another"
+            ))
+        })
     }
 
     pub(crate) fn stats(&self) -> Stats {
         let on_evicting_server = self.on_evicting.load(Ordering::Acquire);
-        let invalidations = self.invalidations.counts();
-        let mut stats = Stats { on_evicting_server, invalidations, ..Stats::default() };
-        for (name, cache) in self.caches().iter() {
-            stats.caches.insert(name.clone(), cache.stats());
-        }
-        stats
+        let invalidations = self.invalidation_queue.counts();
+        Stats { on_evicting_server, invalidations, caches: self.caches.stats(), ..Stats::default() }
     }
 
     pub(crate) fn health(&self) -> Health {
@@ -446,25 +403,9 @@ impl Context {
         Health {
             closed: self.closed.load(Ordering::Acquire),
             connections: stores.flat_map(|(store, purpose)| store.connections(purpose)).collect(),
-            queued_invalidations: self.invalidations.counts().waiting,
+            queued_invalidations: self.invalidation_queue.counts().waiting,
             tracking: self.store.is_tracking(),
         }
-    }
-
-    /// Returns the near copy of an entry of any cache.
-    pub(crate) fn near_copy(&self, entry: &str) -> Option<NearState> {
-        self.caches().values().find_map(|cache| cache.near_copy(entry))
-    }
-
-    /// Detaches the loads that would carry a tag which was invalidated: what they have read may be older.
-    pub(crate) fn detach_tagged(&self, tag: &str) {
-        for cache in self.caches().values() {
-            cache.detach_tagged(tag);
-        }
-    }
-
-    fn caches(&self) -> MutexGuard<'_, HashMap<String, Arc<dyn AnyCache>>> {
-        self.caches.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -488,7 +429,7 @@ impl Delivery for Context {
         answer.unwrap_or_else(|_| Err(Error::timed_out(max_wait)))?;
         // Drop what was read in the meantime before near reads of the name resume. The server's own notification may
         // arrive only after that.
-        self.changes.changed(name);
+        self.invalidations.changed(name);
         Ok(())
     }
 }

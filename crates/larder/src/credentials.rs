@@ -114,7 +114,7 @@ impl CredentialSource {
             // If the provider fails for a moment, the last answer is used as long as it is valid.
             Err(error) => match slot.as_ref().filter(|kept| !kept.has_expired(self.clock.now())) {
                 Some(kept) if kept.credentials.valid_for.is_some() => {
-                    tracing::warn!(target: crate::telemetry::target::CONNECTION, %error, "the credentials provider failed, the last credentials are still valid");
+                    tracing::warn!(target: crate::telemetry::target::CONNECTION, %error, "the credentials provider failed: using its last credentials");
                     Ok(kept.clone())
                 }
                 _ => Err(error),

@@ -97,32 +97,6 @@ impl Damage {
 }
 
 impl Envelope {
-    /// Makes the placeholder of a fill. These exact bytes are stored under the key until the fill commits. They carry
-    /// the versions that were read before the load, so a placeholder that was invalidated since is not waited for.
-    pub(crate) fn placeholder(
-        token: u64,
-        written_at: u64,
-        clear_version: u64,
-        tags: Vec<TagVersion>,
-    ) -> Vec<u8> {
-        let envelope = Self {
-            kind: EntryKind::Placeholder,
-            codec: Codec::Json,
-            compression: Compression::None,
-            nonce: token,
-            written_at,
-            fresh_until: 0,
-            expires_at: 0,
-            load_cost: 0,
-            clear_version,
-            tags,
-        };
-        let mut out = Vec::with_capacity(HEADER);
-        envelope.begin(&mut out);
-        seal(&mut out);
-        out
-    }
-
     /// Writes the header and the tags. Then append the payload and call [`seal`].
     pub(crate) fn begin(&self, out: &mut Vec<u8>) {
         let kind = match self.kind {
@@ -387,14 +361,7 @@ mod tests {
     }
 
     #[test]
-    fn without_tags_it_takes_forty_bytes() {
-        assert_eq!(Envelope::placeholder(7, 1, 0, Vec::new()).len(), HEADER);
-        assert_eq!(HEADER, 40);
-    }
-
-    #[test]
-    fn a_placeholder_is_nothing_at_a_glance() {
-        assert_eq!(glance(&Envelope::placeholder(7, 1, 0, Vec::new())), Glance::Nothing);
+    fn bytes_without_an_envelope_are_told_from_nothing_at_a_glance() {
         assert_eq!(glance(b""), Glance::Nothing);
         assert_eq!(glance(b"{}"), Glance::Bare);
     }

@@ -195,11 +195,14 @@ impl Error {
     }
 
     pub(crate) fn timed_out(after: Duration) -> Self {
-        Self::new(ErrorKind::TimedOut, format!("no answer within {after:?}"))
+        Self::new(
+            ErrorKind::TimedOut,
+            format!("no answer within {after:?}, the time that this call may take"),
+        )
     }
 
     pub(crate) fn closed() -> Self {
-        Self::new(ErrorKind::Closed, "this Larder was closed")
+        Self::new(ErrorKind::Closed, "this Larder was closed: connect a new one")
     }
 
     /// If this is an outage, adds to the message what could not be done because of it.

@@ -59,6 +59,7 @@ pub mod admin;
 mod background;
 mod builder;
 mod cache;
+mod caches;
 mod call;
 mod clock;
 mod context;

@@ -155,7 +155,7 @@ async fn run(context: Weak<Context>, locks: Weak<Coordinator>) {
             let announced = timeout(context.limits.response_timeout, announced);
             // A panic, for example in a subscriber to events, must not end this loop.
             if let Ok(Ok(Err(error))) = AssertUnwindSafe(announced).catch_unwind().await {
-                tracing::debug!(target: target::CONNECTION, %error, "this process could not announce itself");
+                tracing::debug!(target: target::CONNECTION, %error, "the process could not announce itself: retrying");
             }
         } else {
             return;

@@ -50,7 +50,7 @@ async fn run(context: Weak<Context>) {
         }
         // Asked in each turn: a lazy connection learns the policy later, and a failover may change it.
         let evicts = !matches!(context.eviction(), Eviction::Never);
-        context.changes.versions.recency.want(evicts);
+        context.invalidations.versions.recency.want(evicts);
         if !evicts {
             continue;
         }
@@ -78,7 +78,7 @@ struct LoopState {
 
 impl LoopState {
     async fn take(&mut self, context: &Context) -> Result<()> {
-        let versions = &context.changes.versions;
+        let versions = &context.invalidations.versions;
         let copies = versions.recency.take_copies();
         let mut names = self.clears(context);
         if self.tags.is_empty() {
@@ -88,7 +88,7 @@ impl LoopState {
         names.extend(self.tags.drain(..left));
         let read_versions = async {
             for name in versions.outdated(context.store()?, &names).await? {
-                context.changes.changed(name);
+                context.invalidations.changed(name);
             }
             Ok(())
         };
@@ -109,8 +109,9 @@ impl LoopState {
 
     /// Returns the versions of the caches that are in use here, and the epoch.
     fn clears(&mut self, context: &Context) -> Vec<Name> {
-        let versions = &context.changes.versions;
-        let mut names: Vec<Name> = context.all_clears().iter().map(|clear| Name::from(&**clear)).collect();
+        let versions = &context.invalidations.versions;
+        let mut names: Vec<Name> =
+            context.caches.clear_versions().iter().map(|clear| Name::from(&**clear)).collect();
         names.push(context.keyspace.epoch());
         names.retain(|name| versions.is_kept(name));
         if names.len() > MOST_CLEARS {

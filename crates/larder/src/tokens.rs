@@ -20,12 +20,12 @@ const PERMIT_COUNTER_BITS: u32 = 16;
 
 pub(crate) struct Tokens {
     random: Random,
-    plain: Counter,
-    permits: Counter,
+    plain: TokenCounter,
+    permits: TokenCounter,
 }
 
 /// An id and a counter, in one number. 0 before the first use.
-struct Counter {
+struct TokenCounter {
     bits: u32,
     last: AtomicU64,
     /// Newest first.
@@ -39,7 +39,7 @@ pub(crate) fn id_of(token: u64) -> u32 {
 
 impl Tokens {
     pub(crate) fn new(random: Random) -> Self {
-        let counter = |bits| Counter { bits, last: AtomicU64::new(0), ids: Mutex::default() };
+        let counter = |bits| TokenCounter { bits, last: AtomicU64::new(0), ids: Mutex::default() };
         Self { random, plain: counter(COUNTER_BITS), permits: counter(PERMIT_COUNTER_BITS) }
     }
 
@@ -64,7 +64,7 @@ impl Tokens {
     }
 }
 
-impl Counter {
+impl TokenCounter {
     fn next(&self, random: &Random) -> u64 {
         let full = (1 << self.bits) - 1;
         let mut last = self.last.load(Ordering::Relaxed);

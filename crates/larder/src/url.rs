@@ -17,11 +17,11 @@ const DEFAULT_SENTINEL_PORT: u16 = 26379;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Target {
     Memory,
-    Server(Server),
+    Server(ServerUrl),
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Server {
+pub(crate) struct ServerUrl {
     pub(crate) deployment: Deployment,
     pub(crate) username: Option<String>,
     pub(crate) password: Option<Secret>,
@@ -92,7 +92,7 @@ pub(crate) fn socket(path: impl Into<PathBuf>) -> Result<Address> {
     Ok(Address::Unix(path))
 }
 
-enum Shape {
+enum UrlKind {
     Single,
     Unix,
     Cluster,
@@ -112,13 +112,13 @@ pub(crate) fn parse(url: &str) -> Result<Target> {
         ));
     };
     let (shape, tls) = match scheme.to_ascii_lowercase().replacen("valkey", "redis", 1).as_str() {
-        "redis" => (Shape::Single, false),
-        "rediss" => (Shape::Single, true),
-        "redis+unix" => (Shape::Unix, false),
-        "redis-cluster" => (Shape::Cluster, false),
-        "rediss-cluster" => (Shape::Cluster, true),
-        "redis-sentinel" => (Shape::Sentinel, false),
-        "rediss-sentinel" => (Shape::Sentinel, true),
+        "redis" => (UrlKind::Single, false),
+        "rediss" => (UrlKind::Single, true),
+        "redis+unix" => (UrlKind::Unix, false),
+        "redis-cluster" => (UrlKind::Cluster, false),
+        "rediss-cluster" => (UrlKind::Cluster, true),
+        "redis-sentinel" => (UrlKind::Sentinel, false),
+        "rediss-sentinel" => (UrlKind::Sentinel, true),
         _ => {
             return Err(invalid(
                 "unknown scheme; known are memory:, redis, rediss (TLS), redis+unix, redis-cluster, rediss-cluster, \
@@ -152,7 +152,7 @@ pub(crate) fn parse(url: &str) -> Result<Target> {
 
     // Read the hosts and the path as the scheme defines them.
     let (deployment, database) = match shape {
-        Shape::Unix => {
+        UrlKind::Unix => {
             if !hosts.is_empty() || path.is_empty() {
                 return Err(invalid("a Unix socket is an absolute path, as in redis+unix:///run/redis.sock"));
             }
@@ -166,19 +166,19 @@ pub(crate) fn parse(url: &str) -> Result<Target> {
         _ if query.is_some() => {
             return Err(invalid("parameters after ? are not supported: use Larder::builder()"));
         }
-        Shape::Single => {
+        UrlKind::Single => {
             if hosts.contains(',') {
                 return Err(invalid("several hosts need redis-cluster:// or redis-sentinel://"));
             }
             (Deployment::Single(address(hosts, DEFAULT_PORT)?), database(path)?)
         }
-        Shape::Cluster => {
+        UrlKind::Cluster => {
             if !path.is_empty() && path != "0" {
                 return Err(invalid("a cluster has only database 0"));
             }
             (Deployment::Cluster(addresses(hosts, DEFAULT_PORT)?), 0)
         }
-        Shape::Sentinel => {
+        UrlKind::Sentinel => {
             let (service, number) = path.split_once('/').unwrap_or((path, ""));
             if service.is_empty() {
                 return Err(invalid("the service is missing, as in redis-sentinel://h1,h2/service"));
@@ -187,7 +187,7 @@ pub(crate) fn parse(url: &str) -> Result<Target> {
             (Deployment::Sentinel { sentinels, service: decode(service)? }, database(number)?)
         }
     };
-    Ok(Target::Server(Server { deployment, username, password, database, tls }))
+    Ok(Target::Server(ServerUrl { deployment, username, password, database, tls }))
 }
 
 fn credentials(user_info: Option<&str>) -> Result<(Option<String>, Option<Secret>)> {
@@ -223,7 +223,7 @@ fn invalid(message: &str) -> Error {
 mod tests {
     use super::*;
 
-    fn server(url: &str) -> Server {
+    fn server(url: &str) -> ServerUrl {
         match parse(url).unwrap() {
             Target::Server(server) => server,
             Target::Memory => panic!("{url} is no server"),

@@ -525,11 +525,11 @@ fn events_of(folder: &Path, found: &mut BTreeSet<Event>) {
             // Which server, and which of its connections if one of them is meant.
             let of_all = [
                 "all connections to the server dial again",
-                "not the master that a sentinel called it",
-                "the cluster's map could not be fetched",
-                "this process could not announce itself",
-                "the credentials provider failed, the last credentials are still valid",
-                "too many nodes to track: reads of some are not kept",
+                "a sentinel names a server as the master that is none",
+                "the cluster's map of slots could not be read",
+                "the process could not announce itself: retrying",
+                "the credentials provider failed: using its last credentials",
+                "the cluster has more nodes than can be tracked: reads of the others are not kept near",
             ];
             if target.ends_with("CONNECTION") && !of_all.contains(&message) {
                 assert!(fields.contains("server") && fields.contains("role"), "{message}: {fields}");
@@ -621,22 +621,22 @@ async fn events_are_as_listed_and_hold_no_key_no_value_and_no_password() {
         "a request's rate limit could not be checked",
         "the requests in flight could not be counted",
         "a request's cost was not corrected",
-        "the quotas of a request are invalid",
-        "a loader waited for a load elsewhere, which may wait for it: it loads by itself",
-        "not the master that a sentinel called it",
-        "the cluster's map could not be fetched",
+        "the quotas that the program chose for a request are invalid",
+        "a nested load waited too long for another process: it loads without storing",
+        "a sentinel names a server as the master that is none",
+        "the cluster's map of slots could not be read",
         "the runtime that drove a connection does not run: dialling on another",
-        "a connection could not authenticate with new credentials",
+        "a connection could not authenticate with new credentials: retrying",
         "a request has no peer address and shares one limit with all such requests: see ClientIp::peer",
         "all connections to the server dial again",
-        "the credentials provider failed, the last credentials are still valid",
+        "the credentials provider failed: using its last credentials",
         "a booked turn could not be given back and counts until its window has passed",
         "the queue of invalidations is full: deletions of Format::Plain caches are lost",
-        "queued invalidations were refused",
+        "the server refuses queued invalidations: retrying",
         "the queue of invalidations is full: a cache will be cleared",
         "the queue of invalidations is full: all caches will be cleared",
-        "too many nodes to track: reads of some are not kept",
-        "this process could not announce itself",
+        "the cluster has more nodes than can be tracked: reads of the others are not kept near",
+        "the process could not announce itself: retrying",
     ];
     let unseen: Vec<&&str> = missing.iter().filter(|message| !rare.contains(*message)).collect();
     assert!(unseen.is_empty(), "{unseen:?}");
@@ -668,7 +668,10 @@ async fn a_warning_that_comes_all_the_time_comes_once_a_second_and_hides_no_othe
     let most = usize::try_from(started.elapsed().as_secs()).unwrap() + 1;
     let stats = &larder.stats().caches["user"];
     assert!(stats.unreadable >= 50 && stats.bypassed >= 50, "{stats:?}");
-    for message in ["a stored value cannot be read and counts as a miss", "loading without the store"] {
+    for message in [
+        "a stored value cannot be read and counts as a miss",
+        "a load could not use the store: its value is not stored",
+    ] {
         let seen = events.0.lock().unwrap().iter().filter(|(event, _)| event.1 == message).count();
         assert!((1..=most).contains(&seen), "{message}: {seen} times in {:?}", started.elapsed());
     }

@@ -80,7 +80,11 @@ fn table(header: &str) -> Vec<Vec<String>> {
         .take_while(|line| line.starts_with('|'))
         .map(|line| {
             let cells = line.strip_prefix('|').unwrap().strip_suffix('|').unwrap().split('|');
-            cells.map(|cell| cell.trim().trim_matches('`').to_owned()).collect()
+            let text = |cell: &str| match cell.trim() {
+                "none" => String::new(),
+                cell => cell.trim_matches('`').to_owned(),
+            };
+            cells.map(text).collect()
         })
         .collect();
     assert!(rows.len() > 5, "{header}: {rows:?}");

@@ -5,10 +5,10 @@ use super::mutant::{Mutant, Test, mutant, switched, test, unit, within};
 const INVALIDATE: &str = "crates/larder/src/cache/invalidate.rs";
 const LOCAL: &str = "crates/larder/src/cache/local.rs";
 /// What keeps a near copy from being served while its invalidation is queued.
-const COVERED: &str = "!(self.context.invalidations.is_pending() && self.is_covered(&name()?))";
+const COVERED: &str = "!(self.context.invalidation_queue.is_pending() && self.is_covered(&name()?))";
 const QUEUE: &str = "crates/larder/src/invalidation/queue.rs";
 const SENDER: &str = "crates/larder/src/invalidation/sender.rs";
-const SHARED: &str = "crates/larder/src/cache/mod.rs";
+const WRITE_GUARD: &str = "crates/larder/src/cache/write_guard.rs";
 const TABLE: &str = "crates/larder/src/invalidation/table.rs";
 const TAG: &str = "crates/larder/src/cache/tag.rs";
 const VERDICT: &str = "crates/larder/src/cache/validity.rs";
@@ -37,12 +37,12 @@ const REFUSED: Test = unit("invalidation::sender::tests::what_the_server_refuses
 pub(super) const MUTANTS: &[Mutant] = &[
     mutant(
         "a clear leaves the version that is known here",
-        &[switched(INVALIDATE, "context.changes.versions.changed(&shared.clear);", "")],
+        &[switched(INVALIDATE, "context.invalidations.versions.changed(&shared.clear);", "")],
         &[test("between", "a_clear_is_seen_by_its_own_larder_though_no_push_tells_of_it")],
     ),
     mutant(
         "an invalidated tag leaves the version that is known here",
-        &[switched(TAG, "context.changes.versions.changed(&name);", "")],
+        &[switched(TAG, "context.invalidations.versions.changed(&name);", "")],
         &[test("between", "an_invalidated_tag_is_seen_by_its_own_larder_though_no_push_tells_of_it")],
     ),
     mutant(
@@ -52,12 +52,12 @@ pub(super) const MUTANTS: &[Mutant] = &[
     ),
     mutant(
         "an invalidated tag leaves the loads under way",
-        &[switched(TAG, "context.detach_tagged(tag);", "")],
+        &[switched(TAG, "context.caches.detach_tagged(tag);", "")],
         &[test("invalidated", "a_load_after_a_loaders_tag_was_invalidated_never_gets_the_old_row")],
     ),
     mutant(
         "a write leaves the loads under way",
-        &[switched(SHARED, "cache.shared.flights.detach(names);", "")],
+        &[switched(WRITE_GUARD, "cache.shared.flights.detach(names);", "")],
         &[test("load", "a_load_that_starts_after_a_delete_sees_nothing_older")],
     ),
     mutant(
@@ -89,7 +89,7 @@ pub(super) const MUTANTS: &[Mutant] = &[
     mutant(
         "a write that was not answered is not queued",
         &[switched(
-            SHARED,
+            WRITE_GUARD,
             "!context.is_embedded() && each().any(|(_, answer)| answer == WriteReply::None)",
             "false",
         )],
@@ -124,13 +124,13 @@ pub(super) const MUTANTS: &[Mutant] = &[
         "a near copy is served though its deletion is queued",
         &[
             switched(LOCAL, COVERED, "true"),
-            switched(SHARED, "cache.shared.forget_near(names.iter().copied());", ""),
+            switched(WRITE_GUARD, "cache.shared.forget_near(names.iter().copied());", ""),
         ],
         &[test("queued", "a_read_that_began_before_its_queued_delete_was_carried_out_gives_nothing_older")],
     ),
     mutant(
         "near reads of all names are bypassed while one is queued",
-        &[switched(LOCAL, COVERED, "!self.context.invalidations.is_pending()")],
+        &[switched(LOCAL, COVERED, "!self.context.invalidation_queue.is_pending()")],
         &[NOPERM],
     ),
     mutant(
@@ -140,7 +140,7 @@ pub(super) const MUTANTS: &[Mutant] = &[
     ),
     mutant(
         "a queued tag counts as valid",
-        &[within(VERDICT, "let queued = ", ["context.invalidations.replaces(&name)", "false"], ";")],
+        &[within(VERDICT, "let queued = ", ["context.invalidation_queue.replaces(&name)", "false"], ";")],
         &[KNOWN_AGAIN],
     ),
     mutant(
@@ -148,7 +148,7 @@ pub(super) const MUTANTS: &[Mutant] = &[
         &[within(
             VERDICT,
             "known.version == *version) && ",
-            ["!context.invalidations.replaces(&name)", "true"],
+            ["!context.invalidation_queue.replaces(&name)", "true"],
             "",
         )],
         &[KNOWN_AGAIN],

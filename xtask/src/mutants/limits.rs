@@ -48,6 +48,7 @@ const KNOWN: &str = "crates/larder/src/limit/local/known.rs";
 const LEASE: &str = "crates/larder/src/limit/batch.rs";
 const LOCAL: &str = "crates/larder/src/limit/local/mod.rs";
 const MEMORY: &str = "crates/larder/src/store/memory/limits/mod.rs";
+const OVERRIDES: &str = "crates/larder/src/store/memory/limits/overrides.rs";
 const REFUNDS: &str = "crates/larder/src/limit/refund.rs";
 const TIERS: &str = "crates/larder/src/limit/tiers.rs";
 const TOGETHER_RS: &str = "crates/larder/src/limit/together.rs";
@@ -254,7 +255,7 @@ pub(super) const MUTANTS: &[Mutant] = &[
     mutant(
         "an override has no end, in both stores",
         &[
-            rebuilt(MEMORY, ".filter(|over| over.until > clock)", ".filter(|over| over.until > 0)"),
+            rebuilt(OVERRIDES, ".filter(|over| over.until > clock)", ".filter(|over| over.until > 0)"),
             rebuilt(LIMIT_LUA, "if over > clock then", "if over > 0 then"),
             rebuilt(CHARGE, "(over == 0 or over > clock)", "(over >= 0)"),
         ],

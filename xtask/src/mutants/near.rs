@@ -8,7 +8,7 @@ const CLUSTER: &str = "crates/larder/src/store/redis/cluster.rs";
 const DIALLING: &str = "crates/larder/src/store/redis/supervisor/dialling.rs";
 const SUPERVISOR: &str = "crates/larder/src/store/redis/supervisor/mod.rs";
 const LOCAL: &str = "crates/larder/src/cache/local.rs";
-const SHARED: &str = "crates/larder/src/cache/mod.rs";
+const WRITE_GUARD: &str = "crates/larder/src/cache/write_guard.rs";
 const TIER: &str = "crates/larder/src/near/tier.rs";
 const TRUST: &str = "crates/larder/src/store/session.rs";
 const VERSION: &str = "crates/larder/src/near/version.rs";
@@ -174,7 +174,7 @@ pub(super) const MUTANTS: &[Mutant] = &[
     ),
     mutant(
         "what this process writes leaves its own copy",
-        &[switched(SHARED, "cache.shared.forget_near(names.iter().copied());", "")],
+        &[switched(WRITE_GUARD, "cache.shared.forget_near(names.iter().copied());", "")],
         &[OWN],
     ),
     mutant(

@@ -91,7 +91,7 @@ async fn contenders(url: &str, limit: u32, seconds: u32) -> Outcome<Vec<(&'stati
 
 pub(crate) fn run(rounds: usize) -> Outcome<Findings> {
     let mut table = Table::new(&[
-        "",
+        "limiter",
         "decisions, to larder",
         "95 % interval",
         "op/s",

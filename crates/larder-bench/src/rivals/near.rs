@@ -56,7 +56,7 @@ pub(crate) fn run(rounds: usize) -> Outcome<Findings> {
 
     let began = Ticks::now();
     let mut table = Table::new(&[
-        "",
+        "near cache",
         "loads of a cold key",
         "answered within, ms",
         "stale after CLIENT KILL",

@@ -169,12 +169,14 @@ impl EntryInfo {
 
 fn undecodable(reason: &'static str) -> Error {
     match reason {
-        "too_large" => {
-            Error::new(ErrorKind::ValueTooLarge, "the stored value takes more than max_value_bytes")
-        }
-        "unknown_layout" => {
-            Error::new(ErrorKind::Encode, "this build of larder leaves out the value's format or compression")
-        }
+        "too_large" => Error::new(
+            ErrorKind::ValueTooLarge,
+            "the stored value takes more than max_value_bytes: raise the limit to read it",
+        ),
+        "unknown_layout" => Error::new(
+            ErrorKind::Encode,
+            "this build of larder cannot read the value: turn on the feature msgpack or compress",
+        ),
         _ => Error::new(ErrorKind::Encode, format!("the stored value cannot be decoded ({reason})")),
     }
 }
@@ -182,6 +184,7 @@ fn undecodable(reason: &'static str) -> Error {
 impl EntryInfo {
     /// Reads stored bytes. The versions that the entry has now are left out.
     fn read(name: &Name, bytes: Bytes, expiry: Expiry, max_bytes: usize) -> Self {
+        // Parse the envelope. Bytes that cannot be read still have a size and an expiry.
         let (kind, meta, payload) = match open(&bytes) {
             Err(reason) => (EntryKind::Unreadable(reason), Meta::default(), Payload::default()),
             Ok(OpenedEntry { kind, meta, payload }) => {
@@ -203,6 +206,7 @@ impl EntryInfo {
             Some((_, envelope::Compression::Lz4)) => Compression::Lz4,
             _ => Compression::None,
         };
+        // In an envelope 0 means "not said".
         let (enveloped, known) = (meta.nonce != 0, |number: u64| (number != 0).then_some(number));
         Self {
             name: name.as_str().to_owned(),

@@ -310,7 +310,7 @@ impl Admin {
         for _ in 0..rounds {
             let mut name = context.keyspace.processes();
             name.push_str(&format!(":probe:{:016x}", context.random.nonce()));
-            let mut watch = context.changes.watch(&name);
+            let mut watch = context.invalidations.watch(&name);
             let read = Box::pin(self.within(store.get_tracked(&name))).await?;
             // Nothing is reported on another connection.
             if read.seen.is_none() {
@@ -348,7 +348,7 @@ impl Admin {
 }
 
 fn odd() -> Error {
-    Error::new(ErrorKind::Server, "the server replied with something that larder did not expect")
+    Error::new(ErrorKind::Server, "the server's reply is not one that larder expects")
 }
 
 fn since_1970(time: SystemTime) -> i64 {

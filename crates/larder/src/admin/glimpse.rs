@@ -55,11 +55,11 @@ pub(super) fn glance(start: &[u8]) -> Glimpse {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::envelope::Envelope;
+    use crate::value::{WriteStamp, placeholder};
 
     #[test]
     fn first_bytes_say_what_an_entry_is() {
-        let placeholder = Envelope::placeholder(1, 2, 3, Vec::new());
+        let placeholder = placeholder(WriteStamp { nonce: 1, ..WriteStamp::default() });
         assert_eq!(glance(&placeholder).kind, EntryKind::Placeholder);
         let plain = glance(b"{\"a\":1}");
         assert_eq!((plain.kind, plain.format), (EntryKind::Value, Some(StoredFormat::Plain)));

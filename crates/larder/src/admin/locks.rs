@@ -227,7 +227,7 @@ impl Admin {
                 }
                 (LockKind::Job, Some(fence)) => store.break_if(&lock_of_job(&whole), fence.get()).await,
                 (LockKind::Lock | LockKind::Election | LockKind::Job, None) => {
-                    Err(Error::invalid("the holder has not confirmed yet: it does so or ends within 250 ms"))
+                    Err(Error::invalid("the next holder has not confirmed yet: retry in 250 ms"))
                 }
             }
         };

@@ -92,6 +92,7 @@ impl Admin {
     pub async fn set(&self, cache: &str, key: &str, value: &EntryValue, how: EntryWrite) -> Result<()> {
         let parsed = CacheName::parse(cache)?;
         let name = names::entry(self.context(), &parsed, key)?;
+        // What the caller does not choose is taken from the value that is stored.
         let old = self.entry(cache, key).await?.filter(|old| old.kind == EntryKind::Value);
         let store = self.store()?;
         let format = how.format.unwrap_or_else(|| default_format(old.as_ref(), value));
@@ -107,6 +108,7 @@ impl Admin {
             StoredFormat::Plain => (0, Vec::new()),
             _ => self.versions(&parsed, &tags, times.kept).await?,
         };
+        // Encode the value, and store it.
         let stamp = WriteStamp {
             nonce: self.context().random.nonce(),
             written_at: store.now(),
@@ -122,7 +124,7 @@ impl Admin {
         let bytes = match (value, written) {
             (EntryValue::Bytes(bytes), Format::Raw) => encoded(written, compress, most, bytes, stamp)?,
             (EntryValue::Bytes(_), _) => {
-                return Err(Error::invalid("bytes are stored in the format raw alone"));
+                return Err(Error::invalid("bytes need the format raw"));
             }
             (EntryValue::Json(_), Format::Raw) => {
                 return Err(Error::invalid("the format raw stores bytes, and the value is JSON"));
@@ -130,7 +132,7 @@ impl Admin {
             (EntryValue::Json(value), _) => encoded(written, compress, most, value, stamp)?,
         };
         Box::pin(self.within(store.set(&name, bytes, times.kept))).await?;
-        self.context().changes.changed(&name);
+        self.context().invalidations.changed(&name);
         Ok(())
     }
 
@@ -150,7 +152,7 @@ impl Admin {
         let ensure = async |name: Name| {
             let now = (context.clock.moment(), context.clock.now());
             let candidate = context.random.nonce();
-            self.within(context.changes.versions.ensure(store, &name, candidate, span, now)).await
+            self.within(context.invalidations.versions.ensure(store, &name, candidate, span, now)).await
         };
         let clear = Box::pin(ensure(cache.clear(context))).await?;
         let mut versions = Vec::with_capacity(tags.len());
@@ -170,7 +172,7 @@ impl Admin {
     pub async fn delete(&self, cache: &str, key: &str) -> Result<bool> {
         let name = names::entry(self.context(), &CacheName::parse(cache)?, key)?;
         let deleted = Box::pin(self.within(self.store()?.delete(&name))).await?;
-        self.context().changes.changed(&name);
+        self.context().invalidations.changed(&name);
         Ok(deleted)
     }
 
@@ -192,7 +194,7 @@ impl Admin {
             // A load under way, an absence or bytes without an envelope cannot be marked.
             let (Some(old), Some(stale), true) = (nonce(&bytes), stale, is_value) else { break };
             if Box::pin(self.within(store.restamp(&name, old, stale.into(), None))).await? {
-                self.context().changes.changed(&name);
+                self.context().invalidations.changed(&name);
                 return Ok(true);
             }
         }
@@ -216,7 +218,7 @@ impl Admin {
             let Some(entry) = self.entry(cache, key).await? else { return Ok(false) };
             if entry.nonce == 0 {
                 let touched = Box::pin(self.within(store.touch(&name, Expiry::After(ttl)))).await?;
-                self.context().changes.changed(&name);
+                self.context().invalidations.changed(&name);
                 return Ok(touched);
             }
             let how = EntryWrite::default().ttl(ttl);
@@ -231,7 +233,7 @@ impl Admin {
             let Some(bytes) = restamped(entry.stored(), entry.nonce, ends) else { return Ok(false) };
             let written = store.restamp(&name, entry.nonce, bytes.into(), Some(times.kept));
             if Box::pin(self.within(written)).await? {
-                self.context().changes.changed(&name);
+                self.context().invalidations.changed(&name);
                 return Ok(true);
             }
         }
@@ -269,7 +271,7 @@ impl Admin {
         }
         let (name, version) = (parsed.clear(self.context()), self.context().random.nonce());
         Box::pin(self.within(self.store()?.renew_version(&name, version, RENEWAL_SPAN))).await?;
-        self.context().changes.changed(&name);
+        self.context().invalidations.changed(&name);
         Ok(())
     }
 }

@@ -3,7 +3,7 @@
 use super::LarderBuilder;
 use crate::endpoint::{Deployment, Secret};
 use crate::error::{Error, Result};
-use crate::url::{self, DEFAULT_PORT, Server, Target};
+use crate::url::{self, DEFAULT_PORT, ServerUrl, Target};
 
 impl LarderBuilder {
     /// Refuses settings that are invalid on their own.
@@ -32,10 +32,11 @@ impl LarderBuilder {
 
     /// Returns where to connect. The builder's values override the URL's.
     pub(super) fn target(&self) -> Result<Target> {
+        // Parse the URL, or the address of one server.
         let mut target = match (&self.url, &self.address) {
             (Some(url), _) => url::parse(url)?,
             (None, None) => Target::Memory,
-            (None, Some(address)) => Target::Server(Server {
+            (None, Some(address)) => Target::Server(ServerUrl {
                 deployment: Deployment::Single(if address.starts_with('/') {
                     url::socket(address)?
                 } else {
@@ -57,14 +58,14 @@ impl LarderBuilder {
             {
                 Err(Error::invalid("memory: has no users, passwords or databases: give a url or an address"))
             }
-            Target::Server(Server { deployment: Deployment::Single(_) | Deployment::Cluster(_), .. })
-                if self.sentinel_password.is_some() || self.sentinel_username.is_some() =>
-            {
+            Target::Server(ServerUrl {
+                deployment: Deployment::Single(_) | Deployment::Cluster(_), ..
+            }) if self.sentinel_password.is_some() || self.sentinel_username.is_some() => {
                 Err(Error::invalid(
                     "sentinel_username and sentinel_password are for redis-sentinel:// and would be ignored here",
                 ))
             }
-            Target::Server(Server { username, password, .. })
+            Target::Server(ServerUrl { username, password, .. })
                 if self.credentials.is_some() && (username.is_some() || password.is_some()) =>
             {
                 Err(Error::invalid("user and password come from credentials: take them out of the URL"))
@@ -81,10 +82,10 @@ impl LarderBuilder {
                     "tls_client_certificate takes a certificate chain and a private key, both in PEM",
                 ))
             }
-            Target::Server(Server { tls: false, .. }) if self.tls_client.is_some() => {
+            Target::Server(ServerUrl { tls: false, .. }) if self.tls_client.is_some() => {
                 Err(Error::invalid("tls_client_certificate is for rediss:// and would be ignored here"))
             }
-            Target::Server(Server { tls: false, .. }) if self.tls_roots.is_some() => {
+            Target::Server(ServerUrl { tls: false, .. }) if self.tls_roots.is_some() => {
                 Err(Error::invalid("tls_roots is for rediss:// and would be ignored here"))
             }
             Target::Server(server)

@@ -249,6 +249,7 @@ where
     /// [`InvalidSetting`](crate::ErrorKind::InvalidSetting): a name or a setting is invalid, or the `Larder` already
     /// has a cache of this name with another type of value. Correct the call.
     pub fn build(self) -> Result<Cache<V>> {
+        // Refuse settings that are out of bounds or contradict each other.
         if let Some(Expiry::After(ttl)) = self.expiry {
             check_ttl(ttl)?;
         }
@@ -260,14 +261,13 @@ where
                 "Format::Plain is bare JSON for others to read, which cannot be compressed",
             ));
         }
-        // Reject settings that contradict each other.
         crate::value::check::<V>(self.format)?;
         self.check_loading()?;
         hot_keys::check(self.hot_keys)?;
         // Get the state that all handles of the name share, or make it.
         let prefix = self.context.keyspace.cache(&self.name, self.schema)?;
         let clear = self.context.keyspace.clear(&self.name);
-        let shared = self.context.cache(&self.name, || CacheShared::<V> {
+        let shared = self.context.caches.shared(&self.name, || CacheShared::<V> {
             name: self.name.clone(),
             meter: CacheMeter::new(&self.name),
             flights: Flights::default(),
@@ -281,18 +281,19 @@ where
         if self.hot_keys > 0 {
             shared.hot.get_or_init(|| HotKeys::new(self.hot_keys));
         }
+        // Make the near tier, or check that the one of another handle has the same settings.
         if let Some(settings) = self.near {
             let make =
                 || NearTier { copies: Tier::new(settings.max_bytes()), settings, max_age: settings.age() };
             let near = publish(&shared.near, make, |near| {
                 if let Some(entry) = EntryName::parse(&prefix) {
-                    self.context.changes.register(entry.cache, near.clone());
+                    self.context.invalidations.register(entry.cache, near.clone());
                 }
-                self.context.changes.register(&clear, near.clone());
+                self.context.invalidations.register(&clear, near.clone());
             });
             if near.settings != settings {
                 return Err(Error::invalid(format!(
-                    "the cache {:?} has a near tier of other settings on this Larder",
+                    "the cache {:?} has a near tier on this Larder with other settings: use the same in each handle",
                     self.name
                 )));
             }
@@ -300,6 +301,7 @@ where
         if self.format == Format::Plain {
             shared.unfenced.need();
         }
+        // The rest belongs to this handle alone.
         let encoder = Encoder::new(self.format, self.compress_above, self.context.limits.max_value_bytes)
             .verifying(self.verify);
         let policy = Policy {

@@ -111,13 +111,13 @@ where
     pub(super) fn check_decidable(&self, entry: &str) -> Result<()> {
         if !self.has_versions() {
             return Err(Error::invalid(
-                "entries of Format::Plain have no envelope, which conditional writes need to tell entries apart",
+                "conditional writes compare envelopes, and entries of Format::Plain have none: choose another format",
             ));
         }
-        if self.context.invalidations.covers(entry, &self.shared.clear) {
+        if self.context.invalidation_queue.covers(entry, &self.shared.clear) {
             return Err(Error::new(
                 ErrorKind::Busy,
-                "an invalidation of this key is queued and would remove what is written now; retry later",
+                "a queued invalidation of this key would remove what is written now: retry later",
             ));
         }
         Ok(())

@@ -104,11 +104,11 @@ fn clear_of(context: &Context, entry: &str) -> ClearVersion {
 }
 
 fn near(context: &Context, name: &str, clear: &str) -> NearVerdict {
-    let queue = &context.invalidations;
+    let queue = &context.invalidation_queue;
     if queue.covers(name, clear) {
         return NearVerdict::InvalidationsQueued;
     }
-    let Some(copy) = context.near_copy(name) else { return NearVerdict::Absent };
+    let Some(copy) = context.caches.near_copy(name) else { return NearVerdict::Absent };
     if copy.tags.iter().any(|tag| queue.replaces(&context.keyspace.tag(&tag.tag))) {
         return NearVerdict::InvalidationsQueued;
     }

@@ -99,7 +99,7 @@ where
     /// answered during the request, whose own reply may still be older.
     #[inline]
     pub(super) fn is_covered(&self, entry: &str) -> bool {
-        let queue = &self.context.invalidations;
+        let queue = &self.context.invalidation_queue;
         queue.is_pending() && queue.covers(entry, &self.shared.clear)
     }
 
@@ -192,7 +192,7 @@ where
     async fn fetch_from_store(&self, names: &[Name]) -> Result<Vec<Lookup<V>>> {
         let store = self.context.store()?;
         // Check the queue before the read: an entry whose invalidation is queued is not served.
-        let covered: Vec<bool> = match self.context.invalidations.is_pending() {
+        let covered: Vec<bool> = match self.context.invalidation_queue.is_pending() {
             true => names.iter().map(|name| self.is_covered(name)).collect(),
             false => Vec::new(),
         };
@@ -308,7 +308,7 @@ where
             return Ok((0, Vec::new()));
         }
         if tags.is_empty() {
-            let (versions, clock) = (&self.context.changes.versions, &self.context.clock);
+            let (versions, clock) = (&self.context.invalidations.versions, &self.context.clock);
             let sessions = self.context.store()?.sessions();
             // `recent` may be as old as that.
             let until = clock.recent().after(span.saturating_add(RECENT));
@@ -325,7 +325,7 @@ where
         let now = (self.context.clock.moment(), self.context.clock.now());
         let ensure = async |name: &Name| {
             let candidate = self.context.random.nonce();
-            self.context.changes.versions.ensure(store, name, candidate, span, now).await
+            self.context.invalidations.versions.ensure(store, name, candidate, span, now).await
         };
         let names: Vec<Name> = std::iter::once(Name::clone(&self.shared.clear))
             .chain(tags.iter().map(|tag| self.context.keyspace.tag(tag)))

@@ -31,12 +31,12 @@ use super::lookup::{CachedValue, Lookup, Source};
 use super::unfenced::UnfencedLoad;
 use super::wait::pause;
 use super::{Cache, WhenAbandoned, tag};
-use crate::envelope::{Envelope, TagVersion};
+use crate::envelope::TagVersion;
 use crate::error::{Error, ErrorKind, Result};
 use crate::name::Name;
 use crate::store::{Claim, Expiry, FillStart, Force, RefreshClaim, RefreshStart, Store};
 use crate::telemetry::target;
-use crate::value::{Format, Value, absence};
+use crate::value::{Format, Value, WriteStamp, absence, placeholder};
 
 /// How many times a load tries to claim before it loads without storing. Each failed attempt means that another write
 /// changed the key.
@@ -318,7 +318,14 @@ where
             // Nothing usable: put a placeholder under the entry's own name.
             let (clear, tags) = versions.clone();
             let token = cache.context.tokens.next();
-            let placeholder = Bytes::from(Envelope::placeholder(token, store.now(), clear, tags));
+            let stamp = WriteStamp {
+                nonce: token,
+                written_at: store.now(),
+                clear_version: clear,
+                tags,
+                ..WriteStamp::default()
+            };
+            let placeholder = Bytes::from(placeholder(stamp));
             let claim = ClaimGuard::new(&cache.context, &self.entry, Claim::Placeholder(placeholder.clone()));
             let covered = cache.is_covered(&self.entry);
             let begun = store.begin_fill(&self.entry, placeholder, liveness(&cache.context), in_place_of);
@@ -349,7 +356,7 @@ where
             return Claimed::Failed(LoadFailure::Waited(max_wait));
         }
         let cache = &self.cache.shared.name;
-        tracing::warn!(target: target::CACHE, %cache, ?max_wait, "a loader waited for a load elsewhere, which may wait for it: it loads by itself");
+        tracing::warn!(target: target::CACHE, %cache, ?max_wait, "a nested load waited too long for another process: it loads without storing");
         self.cache.shared.meter.bypassed(&waited(max_wait));
         Claimed::Commit(CommitMode::None)
     }

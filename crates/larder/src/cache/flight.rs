@@ -271,7 +271,7 @@ mod tests {
         let flights: Flights<u32> = Flights::default();
         let (waiter, leader) = flights.join("a", &Tags::default());
         drop(leader);
-        assert!(waiter.outcome.has_changed().is_err(), "who waits would wait for ever");
+        assert!(waiter.outcome.has_changed().is_err(), "its waiters would wait for ever");
         assert!(flights.join("a", &Tags::default()).1.is_some());
     }
 
@@ -295,6 +295,6 @@ mod tests {
         assert!(!leader.end_if_abandoned());
         drop(waiter);
         let (_again, _) = flights.join("a", &Tags::default());
-        assert!(!leader.end_if_abandoned(), "somebody has joined again");
+        assert!(!leader.end_if_abandoned(), "a caller has joined again");
     }
 }

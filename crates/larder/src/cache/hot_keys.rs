@@ -43,12 +43,12 @@ pub(super) struct HotKeys {
 
 #[derive(Default)]
 struct ReadCounts {
-    keys: HashMap<Box<str>, Count>,
+    keys: HashMap<Box<str>, KeyReads>,
     total: u64,
 }
 
 #[derive(Debug, Clone, Copy)]
-struct Count {
+struct KeyReads {
     reads: u64,
     /// The part of `reads` that was inherited from other keys.
     inherited: u64,
@@ -106,7 +106,7 @@ impl ReadCounts {
                 self.keys.remove(&key);
                 reads
             });
-            self.keys.insert(key.into(), Count { reads: inherited + reads, inherited });
+            self.keys.insert(key.into(), KeyReads { reads: inherited + reads, inherited });
         }
         if self.total >= HALVED_AT {
             self.halve();

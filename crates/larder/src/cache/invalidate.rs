@@ -134,7 +134,7 @@ where
         WriteCall::new(self.context.limits.response_timeout, &self.shared.meter.clear, async move {
             if !self.has_versions() {
                 return Err(Error::invalid(
-                    "entries of Format::Plain carry no version that clear() could replace",
+                    "clear() replaces a version, and entries of Format::Plain carry none: delete their keys",
                 ));
             }
             let store = self.context.store()?;
@@ -207,7 +207,7 @@ where
         if !self.answered && !context.is_embedded() {
             context.queue_clear(&shared.clear);
         }
-        context.changes.versions.changed(&shared.clear);
+        context.invalidations.versions.changed(&shared.clear);
         shared.forget_all_near();
         shared.flights.detach_all();
     }

@@ -247,7 +247,7 @@ where
         key: &impl CacheKey,
         kind: LoadKind,
         of_near: impl FnOnce(NearCopy<V>) -> R,
-    ) -> Result<Option<Glimpse<V, R>>> {
+    ) -> Result<Option<NearAnswer<V, R>>> {
         if kind.reason == Reason::Forced || self.shared.near.get().is_none() {
             return Ok(None);
         }
@@ -255,16 +255,16 @@ where
             let (fresh_until, load_cost) =
                 copy.more.as_ref().map_or((0, 0), |more| (more.fresh_until, more.load_cost));
             if kind.is_settled_by(self, fresh_until, load_cost) {
-                Glimpse::Settled(of_near(copy))
+                NearAnswer::Settled(of_near(copy))
             } else {
-                Glimpse::Due(copy.kept())
+                NearAnswer::Due(copy.kept())
             }
         })
     }
 }
 
 /// A near copy, as a load sees it.
-enum Glimpse<V, R> {
+enum NearAnswer<V, R> {
     /// It answers the load.
     Settled(R),
     /// It is valid but due for an early refresh.
@@ -387,12 +387,12 @@ where
                 (None, None) => Poll::Ready(Err(Error::closed())),
                 (None, Some(LoadOptions { source, kind, .. })) => {
                     match cache.glance(source.key(), *kind, of_near) {
-                        Ok(Some(Glimpse::Settled(value))) => {
+                        Ok(Some(NearAnswer::Settled(value))) => {
                             cache.near_hit(|| cache.entry(source.key()));
                             // Too fast to be worth timing.
                             return Poll::Ready(Ok(Some(value)));
                         }
-                        Ok(Some(Glimpse::Due(kept))) => {
+                        Ok(Some(NearAnswer::Due(kept))) => {
                             drawn = true;
                             Poll::Ready(Ok(Lookup::Fresh(kept)))
                         }

@@ -4,7 +4,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::nesting::{Cycle, LoadNode, LoadWait, Loads};
+use super::nesting::{Loads, scope};
 use crate::store::Expiry;
 use crate::sync::Mutex;
 
@@ -46,27 +46,6 @@ pub struct LoadContext<V> {
     deadline: Option<Instant>,
     loads: Loads,
     choices: Arc<Mutex<Choices>>,
-}
-
-tokio::task_local! {
-    /// The loads that the running loader is for.
-    static CURRENT: Loads;
-}
-
-/// Runs a loader's future, or a task that it spawned, as part of these loads.
-pub(super) async fn scope<T>(loads: Loads, run: impl Future<Output = T>) -> T {
-    CURRENT.scope(loads, run).await
-}
-
-/// Whether the caller is a loader.
-pub(super) fn is_nested() -> bool {
-    CURRENT.try_with(|_| ()).is_ok()
-}
-
-/// Records that the calling loader waits for `target`, until the result is dropped. `None` if no loader calls: then
-/// the wait cannot close a cycle.
-pub(super) fn wait_for(target: &Arc<LoadNode>) -> Result<Option<LoadWait>, Cycle> {
-    CURRENT.try_with(Clone::clone).ok().map(|loads| LoadWait::begin(loads, target)).transpose()
 }
 
 /// A loader's choices for its value.
@@ -176,20 +155,5 @@ impl<V> LoadContext<V> {
 impl<V> fmt::Debug for LoadContext<V> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("LoadContext").field("stale", &self.stale.is_some()).finish_non_exhaustive()
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[tokio::test]
-    async fn only_a_loader_records_that_it_waits() {
-        let [a, b] = ["a", "b"].map(LoadNode::new);
-        assert!(!is_nested() && wait_for(&a).is_ok_and(|wait| wait.is_none()));
-        scope(Arc::from([a]), async {
-            assert!(is_nested() && wait_for(&b).is_ok_and(|wait| wait.is_some()));
-        })
-        .await;
     }
 }

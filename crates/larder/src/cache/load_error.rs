@@ -36,7 +36,7 @@ impl<E> Clone for LoadError<E> {
             Self::Loader(error) => Self::Loader(error.clone()),
             Self::Panicked(message) => Self::Panicked(message.clone()),
             Self::Foreign(error) => Self::Foreign(error.clone()),
-            Self::Cycle(circle) => Self::Cycle(circle.clone()),
+            Self::Cycle(cycle) => Self::Cycle(cycle.clone()),
             Self::Larder(error) => Self::Larder(error.clone()),
         }
     }
@@ -78,8 +78,8 @@ pub(super) fn waited(max_wait: Duration) -> Error {
 }
 
 impl<E> From<Cycle> for LoadError<E> {
-    fn from(Cycle(circle): Cycle) -> Self {
-        Self::Cycle(circle)
+    fn from(Cycle(cycle): Cycle) -> Self {
+        Self::Cycle(cycle)
     }
 }
 
@@ -89,7 +89,7 @@ impl<E: Send + Sync + 'static> fmt::Display for LoadError<E> {
             Self::Loader(error) => write!(f, "the loader failed: {error}"),
             Self::Panicked(message) => write!(f, "the loader panicked: {message}"),
             Self::Foreign(error) => write!(f, "another caller's loader failed: {error}"),
-            Self::Cycle(circle) => write!(f, "a load would wait for itself: {circle}"),
+            Self::Cycle(cycle) => write!(f, "a load would wait for itself: {cycle}"),
             Self::Larder(error) => error.fmt(f),
         }
     }

@@ -24,11 +24,11 @@ use tracing::Instrument;
 
 use super::fill::{Claimed, CommitMode, Fill, IfBusy, Reason, place};
 use super::flight::{FlightLeader, FlightOutcome, FlightWaiter, LoadFailure, Tags};
-use super::load_context::{Choices, is_nested, scope, wait_for};
+use super::load_context::Choices;
 use super::load_error::LoadError;
 use super::load_request::{join, wait};
 use super::lookup::{CachedValue, Lookup};
-use super::nesting::{LoadWait, Loads};
+use super::nesting::{LoadWait, Loads, is_nested, scope, wait_for};
 use super::thrown::{LoaderError, Thrown};
 use super::trace::Spanned;
 use super::wait::pause;

@@ -10,10 +10,10 @@ use tracing::Instrument;
 use super::Cache;
 use super::fill::{Fill, Reason};
 use super::flight::{FlightLeader, FlightOutcome, FlightWaiter, LoadFailure, Tags};
-use super::load_context::{is_nested, wait_for};
 use super::load_error::LoadError;
 use super::loader::Loader;
 use super::lookup::{CachedValue, Lookup};
+use super::nesting::{is_nested, wait_for};
 use super::trace::Spanned;
 use super::wait::pause;
 use crate::error::{Error, ErrorKind, Result};
@@ -137,7 +137,10 @@ where
     /// Says why a load ended without an outcome.
     fn cut_short(&self) -> Error {
         let ended = || {
-            Error::new(ErrorKind::Closed, "the runtime that ran the loader has ended before the loader did")
+            Error::new(
+                ErrorKind::Closed,
+                "the runtime ended while it ran the loader: retry on a runtime that is still running",
+            )
         };
         self.cache.context.store().err().unwrap_or_else(ended)
     }

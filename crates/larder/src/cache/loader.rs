@@ -8,8 +8,9 @@ use std::sync::Arc;
 use futures_util::future::BoxFuture;
 
 use super::flight::LoadFailure;
-use super::load_context::{LoadContext, scope};
+use super::load_context::LoadContext;
 use super::load_lazy::LoadSetup;
+use super::nesting::scope;
 use super::thrown::{LoaderError, Thrown};
 use crate::key::CacheKey;
 
@@ -60,12 +61,12 @@ where
 
 /// The key and the loader of a [`Load`](super::Load). Sealed: [`Cache::get_or_load`](super::Cache::get_or_load) and the
 /// methods beside it make it.
-pub trait LoadSource<V>: sealed::Source<V> {}
+pub trait LoadSource<V>: sealed::Sealed<V> {}
 
 mod sealed {
     use super::{CacheKey, Loader};
 
-    pub trait Source<V> {
+    pub trait Sealed<V> {
         type Key: CacheKey;
 
         fn key(&self) -> &Self::Key;
@@ -80,7 +81,7 @@ pub(super) struct KeyAndLoader<K, S> {
     pub(super) start: S,
 }
 
-impl<V, K: CacheKey, S: FnOnce() -> Loader<V> + Send> sealed::Source<V> for KeyAndLoader<K, S> {
+impl<V, K: CacheKey, S: FnOnce() -> Loader<V> + Send> sealed::Sealed<V> for KeyAndLoader<K, S> {
     type Key = K;
 
     fn key(&self) -> &K {

@@ -82,7 +82,7 @@ where
         let valid = now.mono() < copy.until
             && sessions.is_valid(copy.seen, now)
             && copy.more.as_ref().is_none_or(|more| self.holds(more, now))
-            && !(self.context.invalidations.is_pending() && self.is_covered(&name()?));
+            && !(self.context.invalidation_queue.is_pending() && self.is_covered(&name()?));
         Ok(valid.then(|| take(copy)))
     }
 
@@ -109,12 +109,14 @@ where
         };
         // If a `clear` would not be reported, do not keep a copy that only a `clear` can invalidate.
         let Some(clear_seen) = fetched.clear_seen else { return Ok(()) };
+        // The copy ends with `max_age`, with the value's freshness, or with the entry, whichever is first.
         let mut age = near.max_age;
         let ends = if kept.fresh_until != 0 { kept.fresh_until } else { expires_at };
         if ends != 0 {
             age = age.min(Duration::from_millis(ends.saturating_sub(self.context.store()?.now())));
         }
         age = fetched.left.map_or(age, |left| age.min(left));
+        // Most copies need nothing but the value and its stamp; what others need is behind a pointer.
         let ordinary = tags.is_empty() && kept.fresh_until == 0 && clear_seen == seen;
         let more = || More {
             clear_seen,

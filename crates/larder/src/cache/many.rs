@@ -13,7 +13,8 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use super::lookup::Lookup;
-use super::{Cache, WriteGuard, WriteNames, tag};
+use super::write_guard::{WriteGuard, WriteNames};
+use super::{Cache, tag};
 use crate::call::{Call, max_wait, within};
 use crate::error::Result;
 use crate::key::CacheKey;

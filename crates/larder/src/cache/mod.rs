@@ -36,15 +36,16 @@ mod trace;
 mod unfenced;
 mod validity;
 mod wait;
+mod write_guard;
 
 use std::fmt;
-use std::ops::Deref;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use bytes::Bytes;
 
-use crate::context::{AnyCache, Context};
+use crate::caches::{AnyCache, NearState};
+use crate::context::Context;
 use crate::envelope::TagVersion;
 use crate::error::{Error, Result};
 use crate::key::{CacheKey, KeyText};
@@ -77,7 +78,7 @@ pub use single::Set;
 pub(crate) use tag::checked as checked_tags;
 pub use tag::{Tag, TagSnapshot};
 pub use thrown::{Foreign, HoldsError, IsError, IsText, LoaderError, LoaderFailure};
-use unfenced::{UnfencedWrite, WriteRecords};
+use unfenced::WriteRecords;
 
 /// The shortest time that a version key is kept. A version must outlive every entry that carries it.
 pub(crate) const SHORTEST_SPAN: Duration = Duration::from_secs(24 * 3600);
@@ -183,13 +184,13 @@ impl<V: Clone + Send + Sync + 'static> AnyCache for CacheShared<V> {
         &self.clear
     }
 
-    fn near_copy(&self, entry: &str) -> Option<crate::context::NearState> {
+    fn near_copy(&self, entry: &str) -> Option<NearState> {
         // The tiers of other caches have the same keys.
         let entry = EntryName::parse(entry).filter(|entry| entry.is_of(&self.name))?;
         let copy = self.near.get()?.copies.get(&entry.key)?;
         let (clear_seen, tags) =
             copy.more.map_or((copy.seen, Vec::new()), |more| (more.clear_seen, more.tags.clone()));
-        Some(crate::context::NearState { until: copy.until, seen: copy.seen, clear_seen, tags })
+        Some(NearState { until: copy.until, seen: copy.seen, clear_seen, tags })
     }
 
     fn detach_tagged(&self, tag: &str) {
@@ -316,14 +317,6 @@ where
             Expiry::After(ttl) => ttl.max(SHORTEST_SPAN),
         }
     }
-
-    /// Begins a write to these names; see [`WriteGuard`]. Call it before the first await of the write.
-    fn writing<'a>(&'a self, names: impl Into<WriteNames<'a>>) -> WriteGuard<'a, V> {
-        let names = names.into();
-        let began = self.context.invalidations.begin_write(&names);
-        let unfenced = self.shared.unfenced.write(&names);
-        WriteGuard { cache: self, names, answers: WriteReplies::None, began, unfenced }
-    }
 }
 
 impl<V> Cache<V> {
@@ -337,7 +330,7 @@ impl<V> Cache<V> {
     #[inline]
     fn near_hit(&self, name: impl Fn() -> Result<Name>) {
         if self.shared.meter.near_hit() {
-            self.context.changes.versions.recency.used_copy(&name);
+            self.context.invalidations.versions.recency.used_copy(&name);
             if self.counts_reads()
                 && let Ok(entry) = name()
             {
@@ -365,163 +358,6 @@ impl<V> Cache<V> {
     fn complete(&self, prefix: &mut Name, key: &impl CacheKey) -> Result<()> {
         key.write(&mut KeyText::new(prefix));
         self.context.limits.check_key(prefix)
-    }
-}
-
-/// A write under way. However the write ends, `Drop` detaches the loads under way and drops the near copies of its
-/// names. This happens after the write, not before: a load or a near copy that began between an early detach and the
-/// write would bring the old value back.
-///
-/// If the write was dropped before its answer arrived, or the server was away, `Drop` queues an invalidation of the
-/// names. So make the guard before the write's first await.
-struct WriteGuard<'a, V>
-where
-    V: Value,
-{
-    cache: &'a Cache<V>,
-    names: WriteNames<'a>,
-    answers: WriteReplies,
-    /// The generation of the invalidation queue when this write began, if anything was queued then.
-    began: Option<u64>,
-    unfenced: UnfencedWrite,
-}
-
-/// The names of a write. Most writes have one, which needs no allocation.
-enum WriteNames<'a> {
-    One([&'a str; 1]),
-    Many(Vec<&'a str>),
-}
-
-impl<'a> From<&'a Name> for WriteNames<'a> {
-    fn from(name: &'a Name) -> Self {
-        Self::One([name])
-    }
-}
-
-impl<'a> FromIterator<&'a Name> for WriteNames<'a> {
-    fn from_iter<N: IntoIterator<Item = &'a Name>>(names: N) -> Self {
-        Self::Many(names.into_iter().map(Name::as_str).collect())
-    }
-}
-
-impl<'a> Deref for WriteNames<'a> {
-    type Target = [&'a str];
-
-    fn deref(&self) -> &[&'a str] {
-        match self {
-            Self::One(name) => name,
-            Self::Many(names) => names,
-        }
-    }
-}
-
-/// The server's reply for one name of a write.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum WriteReply {
-    /// No reply, or one that leaves open whether the write took effect.
-    None,
-    /// The server refused it.
-    Refused,
-    CarriedOut,
-}
-
-impl WriteReply {
-    fn of<T>(answer: &Result<T>) -> Self {
-        match answer {
-            Ok(_) => Self::CarriedOut,
-            Err(error) if error.is_outage() => Self::None,
-            Err(_) => Self::Refused,
-        }
-    }
-}
-
-/// The replies to a write, by the position of the name.
-enum WriteReplies {
-    None,
-    Same(WriteReply),
-    Each(Vec<WriteReply>),
-}
-
-impl WriteReplies {
-    fn of(&self, place: usize) -> WriteReply {
-        match self {
-            Self::None => WriteReply::None,
-            Self::Same(answer) => *answer,
-            Self::Each(answers) => answers.get(place).copied().unwrap_or(WriteReply::None),
-        }
-    }
-}
-
-impl<V> WriteGuard<'_, V>
-where
-    V: Value,
-{
-    /// Waits until no earlier request can take effect after this write: queued invalidations of these names that are
-    /// on their way, and stores of loads without a fence.
-    async fn ready(&self) {
-        if self.began.is_some() {
-            self.cache.context.invalidations.in_flight_ended(&self.names).await;
-        }
-        self.unfenced.settled().await;
-    }
-
-    /// Records the reply for one name, by its position among the names.
-    fn note<T>(&mut self, place: usize, answer: &Result<T>) {
-        if !matches!(self.answers, WriteReplies::Each(_)) {
-            self.answers = WriteReplies::Each(vec![WriteReply::None; self.names.len()]);
-        }
-        if let WriteReplies::Each(answers) = &mut self.answers
-            && let Some(noted) = answers.get_mut(place)
-        {
-            *noted = WriteReply::of(answer);
-        }
-    }
-
-    /// Ends a write that has one reply for all names, and returns that reply. An outage's error says that the names
-    /// are queued.
-    fn answered<T>(mut self, answer: Result<T>) -> Result<T> {
-        self.answers = WriteReplies::Same(WriteReply::of(&answer));
-        answer.map_err(|error| if error.is_outage() { error.queued() } else { error })
-    }
-
-    /// Ends a write that has a reply for each name. Returns the error of a name that the server refused, if there is
-    /// one; any other failure was an outage, and its names are queued.
-    fn answered_each<T>(mut self, answers: Vec<Result<T>>) -> Result<Vec<T>> {
-        for (place, answer) in answers.iter().enumerate() {
-            self.note(place, answer);
-        }
-        let (mut values, mut queued) = (Vec::with_capacity(answers.len()), None);
-        for answer in answers {
-            match answer {
-                Ok(value) => values.push(value),
-                Err(error) if error.is_outage() => queued = queued.or(Some(error)),
-                Err(error) => return Err(error),
-            }
-        }
-        queued.map_or(Ok(values), |error| Err(error.queued()))
-    }
-}
-
-impl<V> Drop for WriteGuard<'_, V>
-where
-    V: Value,
-{
-    fn drop(&mut self) {
-        let Self { cache, names, answers, began, .. } = self;
-        let context = &cache.context;
-        let each = || names.iter().enumerate().map(|(place, name)| (*name, answers.of(place)));
-        if let Some(began) = *began {
-            for (name, answer) in each() {
-                context.invalidations.end_write(name, began, answer == WriteReply::CarriedOut);
-            }
-        }
-        if !context.is_embedded() && each().any(|(_, answer)| answer == WriteReply::None) {
-            let clear = cache.has_versions().then(|| cache.shared.clear.as_str());
-            let open = each().filter(|(_, answer)| *answer == WriteReply::None).map(|(name, _)| name);
-            context.queue_deletes(open, clear);
-        }
-        cache.shared.forget_near(names.iter().copied());
-        cache.shared.flights.detach(names);
     }
 }
 

@@ -1,7 +1,7 @@
 //! Finds loads that wait for each other and would never end. The same holds for runs of `run_once`.
 //!
 //! The problem: a loader asks for a key whose own load waits for this loader, so neither ends. The mechanism: while a
-//! loader runs, its task [knows](super::load_context) which load it belongs to. Before a call of that loader waits for
+//! loader runs, its task knows which load it belongs to ([`scope`]). Before a call of that loader waits for
 //! another load, it records the wait in a graph. If the other load already waits for the first one, directly or through
 //! others, the call fails at once, and its error names the cycle. Calls that no loader makes record nothing.
 //!
@@ -34,6 +34,27 @@ impl LoadNode {
 
 /// The loads that one call of a loader is for: one, except in `get_or_load_many`.
 pub(super) type Loads = Arc<[Arc<LoadNode>]>;
+
+tokio::task_local! {
+    /// The loads that the running loader is for.
+    static CURRENT: Loads;
+}
+
+/// Runs a loader's future, or a task that it spawned, as part of these loads.
+pub(super) async fn scope<T>(loads: Loads, run: impl Future<Output = T>) -> T {
+    CURRENT.scope(loads, run).await
+}
+
+/// Whether the caller is a loader.
+pub(super) fn is_nested() -> bool {
+    CURRENT.try_with(|_| ()).is_ok()
+}
+
+/// Records that the calling loader waits for `target`, until the result is dropped. `None` if the caller is no loader:
+/// then the wait cannot close a cycle.
+pub(super) fn wait_for(target: &Arc<LoadNode>) -> Result<Option<LoadWait>, Cycle> {
+    CURRENT.try_with(Clone::clone).ok().map(|loads| LoadWait::begin(loads, target)).transpose()
+}
 
 /// Makes "look for a cycle, then record the wait" one step. If two loads begin to wait for each other at the same
 /// time, one of them takes this lock second and sees the wait of the other.
@@ -114,7 +135,7 @@ mod tests {
     }
 
     #[test]
-    fn a_circle_is_refused_and_named_and_a_chain_is_not() {
+    fn a_cycle_is_refused_and_named_and_a_chain_is_not() {
         let [a, b, c] = ["a", "b", "c"].map(LoadNode::new);
         assert!(waits(&one(&a), &a).is_err());
         let first = waits(&one(&a), &b).ok();
@@ -132,5 +153,15 @@ mod tests {
         let many: Loads = Arc::from([a.clone(), b.clone()]);
         let _wait = waits(&many, &c).ok();
         assert!(waits(&one(&c), &b).is_err() && waits(&one(&c), &a).is_err());
+    }
+
+    #[tokio::test]
+    async fn only_a_loader_records_that_it_waits() {
+        let [a, b] = ["a", "b"].map(LoadNode::new);
+        assert!(!is_nested() && wait_for(&a).is_ok_and(|wait| wait.is_none()));
+        scope(one(&a), async {
+            assert!(is_nested() && wait_for(&b).is_ok_and(|wait| wait.is_some()));
+        })
+        .await;
     }
 }

@@ -21,7 +21,7 @@ use tokio::time::Instant;
 use tracing::Instrument;
 
 use super::claim::LIVENESS;
-use super::load_context::{is_nested, wait_for};
+use super::nesting::{is_nested, wait_for};
 use super::once_error::OnceError;
 use super::once_run::{ActiveRun, OnceMark, StoredResult};
 use super::thrown::{LoaderError, LoaderFailure};
@@ -273,7 +273,9 @@ where
                 }
                 OnceStart::GivenUp => {
                     mark.disarm();
-                    return Err(Error::new(ErrorKind::Busy, "this run was given up before it began").into());
+                    return Err(
+                        Error::new(ErrorKind::Busy, "this run was cancelled before it began: retry").into()
+                    );
                 }
                 OnceStart::Interrupted => {
                     mark.disarm();
@@ -292,7 +294,7 @@ where
     /// was no mark.
     async fn wait_for_run(&self, entry: &str, left: Duration) -> Result<bool> {
         let mark = Keyspace::once(entry);
-        let mut watch = self.context.changes.watch(&mark);
+        let mut watch = self.context.invalidations.watch(&mark);
         let read = self.bounded(self.context.store()?.get_tracked(&mark)).await?;
         let marked = read.bytes.is_some();
         if marked {

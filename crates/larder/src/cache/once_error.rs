@@ -40,7 +40,7 @@ impl<E> Clone for OnceError<E> {
             Self::Work(error) => Self::Work(error.clone()),
             Self::Panicked(message) => Self::Panicked(message.clone()),
             Self::Interrupted => Self::Interrupted,
-            Self::Cycle(circle) => Self::Cycle(circle.clone()),
+            Self::Cycle(cycle) => Self::Cycle(cycle.clone()),
             Self::Running => Self::Running,
             Self::Unreadable => Self::Unreadable,
             Self::Larder(error) => Self::Larder(error.clone()),
@@ -66,8 +66,8 @@ impl<E> From<Error> for OnceError<E> {
 }
 
 impl<E> From<Cycle> for OnceError<E> {
-    fn from(Cycle(circle): Cycle) -> Self {
-        Self::Cycle(circle)
+    fn from(Cycle(cycle): Cycle) -> Self {
+        Self::Cycle(cycle)
     }
 }
 
@@ -79,7 +79,7 @@ impl<E: Send + Sync + 'static> fmt::Display for OnceError<E> {
             Self::Interrupted => {
                 f.write_str("a run of this work was interrupted, and what it has done is not known")
             }
-            Self::Cycle(circle) => write!(f, "this work would wait for itself: {circle}"),
+            Self::Cycle(cycle) => write!(f, "this work would wait for itself: {cycle}"),
             Self::Running => f.write_str("another caller is running this work"),
             Self::Unreadable => f.write_str("the stored result of this work cannot be read"),
             Self::Larder(error) => error.fmt(f),

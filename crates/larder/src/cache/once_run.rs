@@ -12,8 +12,8 @@ use tokio::time::Instant;
 
 use super::Cache;
 use super::claim::LIVENESS;
-use super::load_context::scope;
 use super::loader::message;
+use super::nesting::scope;
 use super::once_error::OnceError;
 use super::runs::Listed;
 use super::thrown::LoaderFailure;

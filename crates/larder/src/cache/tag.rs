@@ -94,9 +94,9 @@ impl Drop for Invalidating<'_> {
         if !self.answered && !context.is_embedded() {
             context.queue_tag(&name);
         }
-        context.changes.versions.changed(&epoch);
-        context.changes.versions.changed(&name);
-        context.detach_tagged(tag);
+        context.invalidations.versions.changed(&epoch);
+        context.invalidations.versions.changed(&name);
+        context.caches.detach_tagged(tag);
     }
 }
 
@@ -125,7 +125,7 @@ pub(crate) fn checked(mut tags: Vec<String>, format: Format) -> Result<Vec<Strin
         return Ok(tags);
     }
     if format == Format::Plain {
-        return Err(Error::invalid("Format::Plain has no envelope that could carry tags"));
+        return Err(Error::invalid("entries of Format::Plain cannot carry tags: choose another format"));
     }
     tags.sort_unstable();
     tags.dedup();
@@ -157,7 +157,7 @@ pub(super) async fn current_epoch(context: &Context) -> Result<Option<u64>> {
 async fn ensure(context: &Context, name: &str, span: Duration) -> Result<u64> {
     let now = (context.clock.moment(), context.clock.now());
     let candidate = context.random.nonce();
-    context.changes.versions.ensure(context.store()?, name, candidate, span, now).await
+    context.invalidations.versions.ensure(context.store()?, name, candidate, span, now).await
 }
 
 fn check(tag: &str) -> Result<()> {

@@ -77,7 +77,7 @@ pub(super) fn classify(
     if bytes.is_empty() {
         return just(Verdict::Nothing);
     }
-    if context.invalidations.covers(entry, clear) {
+    if context.invalidation_queue.covers(entry, clear) {
         return just(Verdict::Invalid(Cause::Queued));
     }
     match open(bytes) {
@@ -104,7 +104,7 @@ pub(super) fn classify_start(
         }
         Glance::Bare => Meta::default(),
     };
-    if context.invalidations.covers(entry, clear) {
+    if context.invalidation_queue.covers(entry, clear) {
         return just(Verdict::Invalid(Cause::Queued));
     }
     rule(context, clear, OpenedEntry { kind: EntryKind::Value, meta, payload: Payload::default() }, answers)
@@ -159,7 +159,7 @@ fn compare(
         return Ok(VersionCheck::Yes(None));
     }
     let (sessions, now) = (context.store()?.sessions(), context.clock.moment());
-    let versions = &context.changes.versions;
+    let versions = &context.invalidations.versions;
     let current = |name: &Name, known: Option<KnownVersion>| match known {
         Some(known) => Some(Some((known.version, Some(known.seen)))),
         None => answers.get(name).copied(),
@@ -174,7 +174,7 @@ fn compare(
     }
     for TagVersion { tag, version } in &meta.tags {
         let name = context.keyspace.tag(tag);
-        let queued = context.invalidations.replaces(&name);
+        let queued = context.invalidation_queue.replaces(&name);
         match current(&name, versions.known(&name, sessions, now)) {
             _ if queued => return Ok(VersionCheck::No(Cause::Tag(tag.clone()))),
             Some(Some((current, _))) if current == *version => {}
@@ -191,8 +191,8 @@ pub(super) fn tags_hold(context: &Context, tags: &[TagVersion]) -> bool {
     let (sessions, now) = (store.sessions(), context.clock.moment());
     tags.iter().all(|TagVersion { tag, version }| {
         let name = context.keyspace.tag(tag);
-        let known = context.changes.versions.known(&name, sessions, now);
-        known.is_some_and(|known| known.version == *version) && !context.invalidations.replaces(&name)
+        let known = context.invalidations.versions.known(&name, sessions, now);
+        known.is_some_and(|known| known.version == *version) && !context.invalidation_queue.replaces(&name)
     })
 }
 
@@ -201,12 +201,12 @@ pub(super) fn tags_hold(context: &Context, tags: &[TagVersion]) -> bool {
 pub(super) async fn ask(context: &Context, mut names: Vec<Name>) -> Result<VersionReplies> {
     names.sort_unstable();
     names.dedup();
-    let (store, versions) = (context.store()?, &context.changes.versions);
+    let (store, versions) = (context.store()?, &context.invalidations.versions);
     let mut found = VersionReplies::new();
     // A version whose replacement is queued is invalid, and the server is not asked for it. The server's reply could
     // be from before the replacement and arrive after the replacement has left the queue.
     names.retain(|name| {
-        let queued = context.invalidations.replaces(name);
+        let queued = context.invalidation_queue.replaces(name);
         if queued {
             found.insert(name.clone(), None);
         }

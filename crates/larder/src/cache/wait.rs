@@ -23,7 +23,7 @@ where
 {
     /// Waits until no other process's placeholder is stored under a name, and returns what is.
     pub(super) async fn wait_for_fill(&self, entry: &str) -> Result<Lookup<V>> {
-        let mut watch = self.context.changes.watch(entry);
+        let mut watch = self.context.invalidations.watch(entry);
         loop {
             let covered = self.is_covered(entry);
             let read = self.bounded(self.context.store()?.get_tracked(entry)).await?;
@@ -44,8 +44,8 @@ where
     /// then.
     pub(super) async fn wait_for_refresh(&self, entry: &str, nonce: u64) -> Result<Lookup<V>> {
         let lease = Keyspace::lease(entry);
-        let mut value_watch = self.context.changes.watch(entry);
-        let mut lease_watch = self.context.changes.watch(&lease);
+        let mut value_watch = self.context.invalidations.watch(entry);
+        let mut lease_watch = self.context.invalidations.watch(&lease);
         loop {
             let (store, covered) = (self.context.store()?, self.is_covered(entry));
             let leased = self.bounded(store.get_tracked(&lease)).await?;

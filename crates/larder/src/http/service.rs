@@ -260,7 +260,7 @@ where
             let asked = match asked {
                 Ok(asked) => asked,
                 Err(error) => {
-                    tracing::warn!(target: target::HTTP, %error, limiter = options.limiter.name(), "the quotas of a request are invalid");
+                    tracing::warn!(target: target::HTTP, %error, limiter = options.limiter.name(), "the quotas that the program chose for a request are invalid");
                     return if options.shadow {
                         inner.call(request).await
                     } else {

@@ -90,7 +90,7 @@ impl NodeQueue {
 /// The end of one request: its node, its item and the result.
 type Ended = (usize, Work, Result<()>);
 
-struct Sender {
+struct QueueSender {
     queue: Arc<InvalidationQueue>,
     nodes: HashMap<usize, NodeQueue>,
     in_flight: FuturesUnordered<Pin<Box<dyn Future<Output = Ended> + Send>>>,
@@ -120,7 +120,7 @@ impl Drop for RunningSender {
 /// sender at a time.
 pub(crate) async fn send<D: Delivery>(delivery: Weak<D>, queue: Arc<InvalidationQueue>) {
     let mut running = RunningSender { queue: queue.clone(), finished: false };
-    let mut sender = Sender {
+    let mut sender = QueueSender {
         queue: queue.clone(),
         nodes: HashMap::new(),
         in_flight: FuturesUnordered::new(),
@@ -164,7 +164,7 @@ async fn wake_at(time: Option<Instant>) {
     }
 }
 
-impl Sender {
+impl QueueSender {
     fn list(&mut self, delivery: &impl Delivery, names: Vec<Arc<str>>) {
         for name in names {
             self.nodes.entry(delivery.node(&name)).or_default().names.push_back(name);
@@ -241,7 +241,7 @@ impl Sender {
                 let now = Instant::now();
                 if let Some(times) = self.refusals.note(now) {
                     let (kind, error) = (error.kind(), error.unnamed());
-                    tracing::warn!(target: target::INVALIDATION, times, %kind, error, "queued invalidations were refused");
+                    tracing::warn!(target: target::INVALIDATION, times, %kind, error, "the server refuses queued invalidations: retrying");
                 }
                 queue.failed(&work, true);
                 if let Some(due) = now.checked_add(REFUSED_PAUSE) {

@@ -70,6 +70,7 @@ impl RateLimiter {
         cost: u64,
         error: Error,
     ) -> Result<(Decision, ChargeStamp)> {
+        // A cost above the limit is refused, and an error that is not an outage is the caller's.
         let whole = matches!(take, ChargeMode::All | ChargeMode::Look);
         if whole {
             plan.check_cost(cost)?;
@@ -77,6 +78,7 @@ impl RateLimiter {
         if !is_outage(&error) {
             return Err(error);
         }
+        // Decide without counting, or by counting against this program's share of the limit.
         let blunt = |granted| Decision {
             granted,
             binding: plan.quota(0),

@@ -19,7 +19,7 @@ const LONGEST_WINDOW: Duration = Duration::from_secs(366 * 24 * 3600);
 /// each permit. [`exact`](Self::exact) and [`gcra`](Self::gcra) choose otherwise. The guide to [rate limits]
 /// compares them, and has the proof of the bounds.
 ///
-/// | | admitted in any window | capacity returns | bytes a key |
+/// | kind | admitted in any window | capacity returns | bytes a key |
 /// |---|---|---|---|
 /// | strict buckets | at most the limit | up to 1/60 of the window late | 29 to 149, from 65,536 on 271 |
 /// | exact, and any limit up to 20 | at most the limit | on time | 29 and 4 to 6 a permit |

@@ -47,7 +47,7 @@ struct Process {
     held: Option<LocalBatch>,
 }
 
-struct World {
+struct Scene {
     store: MemoryLimits,
     plan: Arc<Plan>,
     /// How long a batch may be spent, in microseconds.
@@ -57,7 +57,7 @@ struct World {
     admitted: Vec<u64>,
 }
 
-impl World {
+impl Scene {
     fn new(quota: Quota, span: u64) -> Self {
         let process = |rate| Process { rate, clock: Arc::new(AtomicU64::new(7_000_000)), held: None };
         Self {
@@ -185,17 +185,17 @@ fn every_short_schedule_keeps_the_limit() {
     let length = 6;
     let (quota, span) = quotas()[0];
     for schedule in 0..acts.len().pow(length) {
-        let mut world = World::new(quota, span);
+        let mut scene = Scene::new(quota, span);
         let mut rest = schedule;
         for _ in 0..length {
-            world.play(acts[rest % acts.len()]);
+            scene.play(acts[rest % acts.len()]);
             rest /= acts.len();
         }
         // Spend everything at once, and again as soon as a window has passed.
         for act in [Act::Spend(0), Act::Spend(2), Act::Spend(0), Act::Pass(1000), Act::Check, Act::Spend(2)] {
-            world.play(act);
+            scene.play(act);
         }
-        assert!(world.most() <= 3, "{} admitted by schedule {schedule}", world.most());
+        assert!(scene.most() <= 3, "{} admitted by schedule {schedule}", scene.most());
     }
 }
 
@@ -216,11 +216,11 @@ fn long_schedules_keep_the_limit() {
     TestRunner::new(config)
         .run(&schedules, |(quota, schedule)| {
             let (quota, span) = quotas()[quota];
-            let mut world = World::new(quota, span);
+            let mut scene = Scene::new(quota, span);
             for act in schedule {
-                world.play(act);
+                scene.play(act);
             }
-            let most = world.most() as u64;
+            let most = scene.most() as u64;
             prop_assert!(most <= quota.limit(), "{} admitted of {}", most, quota.limit());
             Ok(())
         })
@@ -232,17 +232,17 @@ fn charged_when_it_is_taken_a_lease_would_pass_the_limit() {
     // The same store, but charged at the time of taking, as other limiters with batches do: it shows why expiry is
     // charged.
     let (quota, span) = quotas()[1];
-    let mut world = World::new(quota, span);
-    let terms = world.plan.terms.clone();
+    let mut scene = Scene::new(quota, span);
+    let terms = scene.plan.terms.clone();
     let lease =
         Charge { terms: &terms, take: ChargeMode::All, cost: 25, charge_at: 0, max_wait: 0, penalty: None };
-    assert_eq!(world.store.charge("a", lease, world.now).granted, 25);
+    assert_eq!(scene.store.charge("a", lease, scene.now).granted, 25);
     // Spent just before the batch ends, while the charged bucket leaves the window.
-    world.pass(58_999);
-    world.admitted.extend([world.now; 25]);
-    world.pass(2_500);
+    scene.pass(58_999);
+    scene.admitted.extend([scene.now; 25]);
+    scene.pass(2_500);
     for _ in 0..25 {
-        world.play(Act::Check);
+        scene.play(Act::Check);
     }
-    assert!(world.most() > 25, "{}", world.most());
+    assert!(scene.most() > 25, "{}", scene.most());
 }

@@ -60,8 +60,8 @@ impl RateLimiter {
     /// # }
     /// ```
     ///
-    /// The key is the text that stands in the name of its record ([wire format]): a tuple's parts are joined by
-    /// `:`. Quotas that make no sense are an `InvalidSetting` of the call.
+    /// The key is the text that is in the name of its record ([wire format]): a tuple's parts are joined by
+    /// `:`. Invalid quotas are an `InvalidSetting` error of the call.
     ///
     /// [wire format]: crate::guide::wire_format
     #[must_use]

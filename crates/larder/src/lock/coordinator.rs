@@ -25,7 +25,7 @@ impl Coordinator {
     pub(crate) fn new(context: Arc<Context>) -> Self {
         let meter = Arc::new(LockMeter::new());
         Self {
-            wakeups: context.coordination_changes().wakeups.clone(),
+            wakeups: context.coordination_invalidations().wakeups.clone(),
             waiting: Arc::new(LockQueues::new(context.clone(), meter.clone())),
             keeping: Arc::new(Renewer::new(context.clone(), meter.clone())),
             context,
@@ -38,7 +38,7 @@ impl Coordinator {
     }
 
     pub(super) fn changes(&self) -> &Arc<Invalidations> {
-        self.context.coordination_changes()
+        self.context.coordination_invalidations()
     }
 
     pub(super) fn timeout(&self) -> Duration {

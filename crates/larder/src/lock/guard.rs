@@ -149,7 +149,12 @@ impl Guard {
             }
             let ticket = LockToken { lock: self.holding.name.to_string(), token: self.holding.token };
             let answer = locks.store()?.extend(&[(ticket, ttl)], Duration::MAX).await?;
-            let unanswered = || Error::new(ErrorKind::Server, "the server did not say whether it is held");
+            let unanswered = || {
+                Error::new(
+                    ErrorKind::Server,
+                    "the server did not say whether the lock is held: extend it again",
+                )
+            };
             let held = answer.first().copied().flatten().ok_or_else(unanswered)?;
             if held && self.holding.failover.replicas > 0 {
                 // Boxed to keep the future of extensions without replicas small.

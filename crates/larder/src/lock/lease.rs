@@ -194,10 +194,10 @@ impl Lease {
 /// The error of a lock or permit that has expired.
 pub(super) fn lost(name: &str) -> Error {
     let name = shown(name);
-    let message = "the lease has expired: another caller may hold it";
+    let message = "the lease has expired, and another caller may hold the lock: stop the work";
     Error::named(
         ErrorKind::LockLost,
         message,
-        format!("the lease on {name:?} has expired: another caller may hold it"),
+        format!("the lease on {name:?} has expired, and another caller may hold the lock: stop the work"),
     )
 }

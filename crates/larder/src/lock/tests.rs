@@ -22,12 +22,12 @@ const SECOND: Duration = Duration::from_secs(1);
 /// The locks of a process, its clock, and the clock of the store.
 fn locks() -> (Arc<Coordinator>, Arc<AtomicU64>, Arc<AtomicU64>) {
     let (here, there) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicU64::new(0)));
-    let changes = Arc::new(Invalidations::default());
-    let store = MemoryStore::new(Bounds::default(), Clock::Manual(there.clone()), changes.clone());
+    let invalidations = Arc::new(Invalidations::default());
+    let store = MemoryStore::new(Bounds::default(), Clock::Manual(there.clone()), invalidations.clone());
     let limits = CallLimits { response_timeout: SECOND, max_value_bytes: 1000, max_key_bytes: 1000 };
     let clock = Clock::Manual(here.clone());
     let store = AnyStore::Memory(Arc::new(store));
-    let context = Context::new(store, changes, Keyspace::default(), limits, clock, Random::default());
+    let context = Context::new(store, invalidations, Keyspace::default(), limits, clock, Random::default());
     (Arc::new(Coordinator::new(Arc::new(context))), here, there)
 }
 

@@ -49,7 +49,7 @@ impl Invalidations {
         *count += 1;
         let changed = sender.subscribe();
         self.watched.fetch_add(1, Ordering::AcqRel);
-        Watch { changes: self.clone(), name: name.to_owned(), changed }
+        Watch { invalidations: self.clone(), name: name.to_owned(), changed }
     }
 
     fn wake(&self, name: Option<&str>) {
@@ -102,7 +102,7 @@ impl InvalidationSink for Invalidations {
 
 /// A watch for changes of one name.
 pub(crate) struct Watch {
-    changes: Arc<Invalidations>,
+    invalidations: Arc<Invalidations>,
     name: String,
     changed: watch::Receiver<()>,
 }
@@ -116,14 +116,14 @@ impl Watch {
 
 impl Drop for Watch {
     fn drop(&mut self) {
-        let mut watches = self.changes.watches.lock();
+        let mut watches = self.invalidations.watches.lock();
         if let Some((_, count)) = watches.get_mut(&self.name) {
             *count -= 1;
             if *count == 0 {
                 watches.remove(&self.name);
             }
         }
-        self.changes.watched.fetch_sub(1, Ordering::AcqRel);
+        self.invalidations.watched.fetch_sub(1, Ordering::AcqRel);
     }
 }
 
@@ -134,12 +134,12 @@ mod tests {
 
     #[tokio::test]
     async fn a_change_reaches_the_tier_the_versions_and_who_waits() {
-        let changes = Arc::new(Invalidations::default());
+        let invalidations = Arc::new(Invalidations::default());
         let users = Arc::new(Tier::<EntryKey, u32>::new(1 << 20));
         let posts = Arc::new(Tier::<EntryKey, u32>::new(1 << 20));
-        changes.register("shop/user", users.clone());
-        changes.register("~clear.1:{shop/user}", users.clone());
-        changes.register("shop/post", posts.clone());
+        invalidations.register("shop/user", users.clone());
+        invalidations.register("~clear.1:{shop/user}", users.clone());
+        invalidations.register("shop/post", posts.clone());
         fn key(name: &str) -> EntryKeyRef<'_> {
             EntryName::parse(name).unwrap().key
         }
@@ -151,29 +151,29 @@ mod tests {
         }
         fill(&posts, "shop/post:1");
 
-        let mut watch = changes.watch("shop/user:1");
-        let mut other = changes.watch("shop/user:2");
-        changes.changed("other/user:1");
-        changes.changed("shop/user@3:1");
+        let mut watch = invalidations.watch("shop/user:1");
+        let mut other = invalidations.watch("shop/user:2");
+        invalidations.changed("other/user:1");
+        invalidations.changed("shop/user@3:1");
         assert_eq!(users.get(&EntryKeyRef::int(0, 1)), Some(1), "another namespace's or schema's change");
-        changes.changed("shop/user:1");
+        invalidations.changed("shop/user:1");
         watch.changed(Duration::MAX).await;
         assert!(tokio::time::timeout(Duration::ZERO, other.changed(Duration::MAX)).await.is_err());
         let left = |name| users.get(&key(name)).is_some();
         assert_eq!(["user:1", "user:2", "user@2:1", "user:"].map(left), [false, true, true, true]);
-        changes.changed("shop/user@2:1");
-        changes.changed("shop/user:");
+        invalidations.changed("shop/user@2:1");
+        invalidations.changed("shop/user:");
         assert_eq!(["user:1", "user:2", "user@2:1", "user:"].map(left), [false, true, false, false]);
 
-        changes.changed("~clear.1:{shop/user}");
+        invalidations.changed("~clear.1:{shop/user}");
         assert_eq!((left("user:2"), posts.get(&key("post:1"))), (false, Some(1)));
-        changes.all_changed();
+        invalidations.all_changed();
         other.changed(Duration::MAX).await;
         assert_eq!(posts.get(&key("post:1")), None);
 
         drop((watch, other));
-        assert!(changes.watches.lock().is_empty());
-        changes.changed("no colon");
-        changes.changed("");
+        assert!(invalidations.watches.lock().is_empty());
+        invalidations.changed("no colon");
+        invalidations.changed("");
     }
 }

@@ -101,8 +101,8 @@ mod tests {
     #[tokio::test]
     async fn every_kind_of_lock_wakes_its_waiters() {
         let keyspace = crate::keyspace::Keyspace::new(Some("shop")).unwrap();
-        let changes = Arc::new(Invalidations::default());
-        let waiter = changes.wakeups.subscribe(1);
+        let invalidations = Arc::new(Invalidations::default());
+        let waiter = invalidations.wakeups.subscribe(1);
         for name in [
             keyspace.lock("a"),
             keyspace.lock_group("a"),
@@ -111,7 +111,7 @@ mod tests {
             keyspace.semaphore("a").as_str().to_owned(),
             keyspace.keyed_semaphore("a", "b").as_str().to_owned(),
         ] {
-            changes.changed(&wake_name(&name, 1));
+            invalidations.changed(&wake_name(&name, 1));
             let notified = timeout(Duration::ZERO, waiter.notified(Duration::MAX)).await;
             assert!(notified.is_ok(), "a waiter for {name} is not woken");
         }
@@ -119,21 +119,21 @@ mod tests {
 
     #[tokio::test]
     async fn a_wake_up_is_received_whether_it_comes_before_or_after_the_wait_begins() {
-        let changes = Arc::new(Invalidations::default());
-        let (one, other) = (changes.wakeups.subscribe(1), changes.wakeups.subscribe(2));
+        let invalidations = Arc::new(Invalidations::default());
+        let (one, other) = (invalidations.wakeups.subscribe(1), invalidations.wakeups.subscribe(2));
         let silent = async |subscription: &Subscription| {
             timeout(Duration::ZERO, subscription.notified(Duration::MAX)).await.is_err()
         };
-        changes.changed(&wake_name("~lock.1:{/a}", 1));
+        invalidations.changed(&wake_name("~lock.1:{/a}", 1));
         one.notified(Duration::MAX).await;
         assert!(silent(&one).await && silent(&other).await);
-        changes.changed(&wake_name("~lock.1:{/a}", 1));
+        invalidations.changed(&wake_name("~lock.1:{/a}", 1));
         one.notified(Duration::MAX).await;
-        changes.all_changed();
+        invalidations.all_changed();
         one.notified(Duration::MAX).await;
         other.notified(Duration::MAX).await;
         assert!(silent(&one).await && silent(&other).await);
         drop((one, other));
-        assert!(changes.wakeups.is_empty());
+        assert!(invalidations.wakeups.is_empty());
     }
 }

@@ -18,12 +18,11 @@ use super::once::{OnceRun, OnceStart, OnceStore};
 use super::redis::{Hosts, Login, RedisStore};
 use super::{Claim, Expiry, Fencing, FillStart, Force, RefreshClaim, RefreshStart, Store};
 use crate::clock::Clock;
-use crate::envelope::Envelope;
 use crate::error::ErrorKind;
 use crate::name::Name;
 use crate::near::Invalidations;
 use crate::url::{self, Target};
-use crate::value::{Encoder, Format, WriteStamp};
+use crate::value::{self, Encoder, Format, WriteStamp};
 
 const NAMES: usize = 3;
 const MINUTE: Duration = Duration::from_secs(60);
@@ -173,7 +172,7 @@ fn value(which: u8) -> Bytes {
 }
 
 fn placeholder(token: u8) -> Bytes {
-    Bytes::from(Envelope::placeholder(u64::from(token) + 1, 0, 0, Vec::new()))
+    Bytes::from(value::placeholder(WriteStamp { nonce: u64::from(token) + 1, ..WriteStamp::default() }))
 }
 
 fn claim(old: u8, token: u8) -> RefreshClaim {

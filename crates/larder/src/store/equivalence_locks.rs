@@ -128,7 +128,7 @@ fn steps() -> impl Strategy<Value = Step> {
 }
 
 /// The attempts of a history at one store: a token that is used again becomes another attempt.
-struct Tokens {
+struct MadeTokens {
     history: u64,
     used: Cell<[u64; 16]>,
     weights: Cell<[u64; 4]>,
@@ -136,7 +136,7 @@ struct Tokens {
     fences: Cell<[u64; 4]>,
 }
 
-impl Tokens {
+impl MadeTokens {
     fn lock(&self, lock: u8) -> String {
         if lock == GROUP {
             self.group()
@@ -211,7 +211,7 @@ fn request(wait: Option<u64>, ttl: Duration, token: u64) -> PermitRequest {
 }
 
 /// Whether wake-ups are reported depends on each store's connections.
-fn taken(taken: Taken, tokens: &Tokens) -> Answer {
+fn taken(taken: Taken, tokens: &MadeTokens) -> Answer {
     Answer::Taken(match taken {
         Taken::Granted { permits, fence } if fence > 0 => {
             // Fences depend on each store's clock, and grow.
@@ -232,7 +232,7 @@ fn names(bits: u8) -> String {
 
 async fn take(
     store: &(impl LockStore + PermitStore + GroupStore),
-    tokens: &Tokens,
+    tokens: &MadeTokens,
     step: &Step,
 ) -> crate::Result<Answer> {
     let queue = |stand: &bool| if *stand { WhenHeld::Enqueue } else { WhenHeld::Return };
@@ -403,7 +403,7 @@ fn both_stores_answer_the_same_to_every_history_of_locks() {
             let number = next.replace(next.get() + 1);
             let history = if number == 1 { late_waiter() } else { history };
             // The same names and tokens at both stores.
-            let tokens = || Tokens {
+            let tokens = || MadeTokens {
                 history: number,
                 used: Cell::default(),
                 weights: Cell::new([1; 4]),

@@ -251,8 +251,8 @@ store_operations! {
         /// to the store, and the drift between the two clocks.
         fn local_time(&self, name: &str, time: u64) -> Option<Tick>;
 
-        /// Which of 16 domains of failure the name belongs to: names that share one live or fail together, as nearly
-        /// as is known.
+        /// Returns which of 16 domains of failure the name belongs to. As far as is known, the names of one domain can
+        /// be reached together or not at all.
         fn domain(&self, name: &str) -> usize;
     }
 }

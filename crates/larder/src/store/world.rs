@@ -254,7 +254,7 @@ pub(crate) struct Replying {
 
 impl Replying {
     /// Returns what the process gets for the store's answer.
-    pub(crate) async fn of<R: Reply>(self, answer: R) -> R {
+    pub(crate) async fn of<R: WorldReply>(self, answer: R) -> R {
         if !self.latency.is_zero() {
             tokio::time::sleep(self.latency).await;
         }
@@ -268,18 +268,18 @@ impl Replying {
 }
 
 /// The reply to an operation, which can be replaced by an error.
-pub(crate) trait Reply {
+pub(crate) trait WorldReply {
     fn failed(self, error: &Error) -> Self;
 }
 
-impl<T> Reply for Result<T> {
+impl<T> WorldReply for Result<T> {
     fn failed(self, error: &Error) -> Self {
         Err(error.clone())
     }
 }
 
 /// Several operations in one: each fails.
-impl<T> Reply for Vec<Result<T>> {
+impl<T> WorldReply for Vec<Result<T>> {
     fn failed(self, error: &Error) -> Self {
         self.into_iter().map(|_| Err(error.clone())).collect()
     }

@@ -191,13 +191,13 @@ impl World {
         let Shared { time, server, seed, processes } = &*self.0;
         let number = processes.fetch_add(1, Ordering::AcqRel);
         let ahead = SKEW.saturating_mul(u32::try_from(number).unwrap_or(u32::MAX));
-        let changes = Arc::new(Invalidations::default());
-        let store = AnyStore::World(ProcessStore::new(server.clone(), &changes));
+        let invalidations = Arc::new(Invalidations::default());
+        let store = AnyStore::World(ProcessStore::new(server.clone(), &invalidations));
         let clock = Clock::World { time: time.clone(), ahead };
         // Neighbouring seeds must not share their processes' numbers.
         let random = Random::seeded(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15).wrapping_add(number));
         let limits = LarderBuilder::default().call_limits();
-        let context = Context::new(store, changes, Keyspace::default(), limits, clock, random);
+        let context = Context::new(store, invalidations, Keyspace::default(), limits, clock, random);
         Larder::new(Arc::new(context.with_background(Background::on_callers(), None, None)))
     }
 }

@@ -78,8 +78,19 @@ impl WriteStamp {
 
 /// Encodes a known absence.
 pub(crate) fn absence(stamp: WriteStamp) -> Vec<u8> {
+    without_payload(EntryKind::Absence, stamp)
+}
+
+/// Encodes the placeholder of a fill, whose token is the stamp's nonce. These exact bytes are stored under the key
+/// until the fill commits. They carry the versions that were read before the load, so a placeholder that was
+/// invalidated since is not waited for.
+pub(crate) fn placeholder(stamp: WriteStamp) -> Vec<u8> {
+    without_payload(EntryKind::Placeholder, stamp)
+}
+
+fn without_payload(kind: EntryKind, stamp: WriteStamp) -> Vec<u8> {
     let mut out = Vec::with_capacity(envelope::HEADER);
-    stamp.envelope(EntryKind::Absence, Codec::Json).begin(&mut out);
+    stamp.envelope(kind, Codec::Json).begin(&mut out);
     envelope::seal(&mut out);
     out
 }
@@ -188,7 +199,10 @@ impl Encoder {
         if bytes > self.max_bytes {
             return Err(Error::new(
                 ErrorKind::ValueTooLarge,
-                format!("the value takes {bytes} bytes, more than max_value_bytes ({})", self.max_bytes),
+                format!(
+                    "the value takes {bytes} bytes, more than max_value_bytes ({}): store less, or raise the limit",
+                    self.max_bytes
+                ),
             ));
         }
         Ok(())
@@ -408,5 +422,12 @@ mod tests {
         let encoder = Encoder::new(Format::Json, Some(0), 1 << 20);
         let bytes = encoder.encode(&"0".repeat(100_000), WriteStamp::default()).unwrap();
         assert_eq!(read::<String>(&bytes, 99_999), Err("too_large"));
+    }
+
+    #[test]
+    fn a_placeholder_is_forty_bytes_and_nothing_at_a_glance() {
+        let placeholder = placeholder(WriteStamp { nonce: 7, ..WriteStamp::default() });
+        assert_eq!((placeholder.len(), envelope::HEADER), (40, 40));
+        assert_eq!(envelope::glance(&placeholder), envelope::Glance::Nothing);
     }
 }

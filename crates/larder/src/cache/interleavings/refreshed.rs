@@ -20,7 +20,7 @@ enum Beside {
 }
 
 #[derive(Default)]
-struct World {
+struct Scene {
     flights: Flights<u64>,
     row: Mutex<u64>,
     cached: Mutex<u64>,
@@ -28,7 +28,7 @@ struct World {
     floor: Mutex<u64>,
 }
 
-impl World {
+impl Scene {
     fn call(&self) {
         let floor = *self.floor.lock();
         let (waiter, leader) = self.flights.join(NAME, &Tags::default());
@@ -53,19 +53,19 @@ impl World {
 }
 
 fn scenario(beside: Beside) {
-    let world = Arc::new(World::default());
+    let scene = Arc::new(Scene::default());
     let callers = [(); 2].map(|()| {
-        let world = world.clone();
-        thread::spawn(move || [(); 2].into_iter().for_each(|()| world.call()))
+        let scene = scene.clone();
+        thread::spawn(move || [(); 2].into_iter().for_each(|()| scene.call()))
     });
     let tag = thread::spawn({
-        let world = world.clone();
-        move || world.flights.detach_all()
+        let scene = scene.clone();
+        move || scene.flights.detach_all()
     });
     // Another program writes to the origin, and does not invalidate.
-    *world.row.lock() = 1;
-    world.refresh(beside);
-    world.call();
+    *scene.row.lock() = 1;
+    scene.refresh(beside);
+    scene.call();
     for thread in callers.into_iter().chain([tag]) {
         let _ = thread.join();
     }

@@ -21,21 +21,21 @@ enum Detach {
 }
 
 #[derive(Default)]
-struct World {
+struct Scene {
     flights: Flights<u64>,
     row: Mutex<u64>,
     /// The value of the newest write that has returned.
     floor: Mutex<u64>,
 }
 
-impl World {
+impl Scene {
     fn call(self: &Arc<Self>) {
         let floor = *self.floor.lock();
         let (waiter, leader) = self.flights.join(NAME, &Tags::default());
         let load = leader.map(|leader| {
-            let world = self.clone();
+            let scene = self.clone();
             thread::spawn(move || {
-                let row = *world.row.lock();
+                let row = *scene.row.lock();
                 leader.finish(outcome(row));
             })
         });
@@ -63,13 +63,13 @@ impl World {
 }
 
 fn scenario(detach: Detach) {
-    let world = Arc::new(World::default());
+    let scene = Arc::new(Scene::default());
     let callers = [(); 2].map(|()| {
-        let world = world.clone();
-        thread::spawn(move || [(); 2].into_iter().for_each(|()| world.call()))
+        let scene = scene.clone();
+        thread::spawn(move || [(); 2].into_iter().for_each(|()| scene.call()))
     });
-    world.write(detach);
-    world.call();
+    scene.write(detach);
+    scene.call();
     for caller in callers {
         let _ = caller.join();
     }

@@ -65,7 +65,7 @@ struct Used {
     by: Option<(usize, Decision)>,
 }
 
-struct World {
+struct Scene {
     store: Arc<MemoryStore>,
     changes: Arc<Invalidations>,
     hand: Arc<AtomicU64>,
@@ -79,16 +79,16 @@ struct World {
     here: u64,
 }
 
-impl World {
+impl Scene {
     /// Makes programs whose clocks have these rates.
     fn new(quota: Quota, span: Duration, block: Option<Block>, rates: [u64; 3]) -> Self {
         let (hand, changes) = (Arc::new(AtomicU64::new(0)), Arc::new(Invalidations::default()));
         let store = MemoryStore::new(Bounds::default(), Clock::Manual(hand.clone()), changes.clone());
         let (store, programs) = (Arc::new(store), Vec::new());
-        let mut world =
+        let mut scene =
             Self { store, changes, hand, quota, span, block, programs, used: Vec::new(), here: 0 };
-        world.programs = rates.map(|rate| world.program(rate)).into();
-        world
+        scene.programs = rates.map(|rate| scene.program(rate)).into();
+        scene
     }
 
     fn program(&self, rate: u64) -> Program {
@@ -258,16 +258,16 @@ fn whole_limiters_of_several_programs_keep_the_limit_and_lose_nothing() {
             runtime.block_on(async {
                 let (quota, span) = quotas[place];
                 // The slow program sees its batches end late.
-                let mut world = World::new(quota, span, None, [999, 1000, 1200]);
+                let mut scene = Scene::new(quota, span, None, [999, 1000, 1200]);
                 for act in schedule {
-                    world.play(act).await;
+                    scene.play(act).await;
                 }
-                let most = world.most();
+                let most = scene.most();
                 prop_assert!(most <= quota.limit(), "{} used of {}", most, quota.limit());
-                here.set(here.get() + world.here);
+                here.set(here.get() + scene.here);
                 // After a batch, a window and a bucket, the full limit is available again.
-                world.pass(3 * world.window()).await;
-                let left = world.programs[0].plain.remaining("a").await.unwrap();
+                scene.pass(3 * scene.window()).await;
+                let left = scene.programs[0].plain.remaining("a").await.unwrap();
                 prop_assert_eq!(left, quota.limit());
                 Ok(())
             })

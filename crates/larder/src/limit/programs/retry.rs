@@ -13,7 +13,7 @@ use proptest::test_runner::{Config, TestRunner};
 use super::super::Plan;
 use super::super::outage::{Away, together_without_store};
 use super::super::{Block, DecidedBy, Decision, Quota, RateLimiter};
-use super::{Act, Program, World};
+use super::{Act, Program, Scene};
 use crate::error::{Error, ErrorKind};
 use crate::name::Name;
 use crate::store::limit::ChargeMode;
@@ -151,23 +151,23 @@ fn after_retry_after_a_caller_that_asks_alone_is_admitted_wherever_the_decision_
                 let block = case.block.map(|factor| {
                     Block::lasting(window / 20).escalating(factor.try_into().unwrap(), window / 3)
                 });
-                let mut world = World::new(quotas[case.quota], window / 10, block, [999, 1000, 1001]);
+                let mut scene = Scene::new(quotas[case.quota], window / 10, block, [999, 1000, 1001]);
                 for act in schedule {
-                    world.play(act).await;
+                    scene.play(act).await;
                 }
                 // A known refusal does not include later charges by others, so nothing else is charged from here
                 // on.
-                world.pass(1_200_000).await;
+                scene.pass(1_200_000).await;
                 for cost in case.away {
-                    world.programs[who].ask(Ask::Away, cost.min(2), 1).await;
+                    scene.programs[who].ask(Ask::Away, cost.min(2), 1).await;
                 }
-                let mut asked = world.programs[who].ask(ask, cost, beside).await;
+                let mut asked = scene.programs[who].ask(ask, cost, beside).await;
                 if let Some(later) = case.again.filter(|_| asked.is_some()) {
-                    world.pass(later * 1000).await;
-                    asked = world.programs[who].ask(ask, cost, beside).await;
+                    scene.pass(later * 1000).await;
+                    asked = scene.programs[who].ask(ask, cost, beside).await;
                 }
                 let Some((wait, by)) = asked else { return Ok(()) };
-                let over = world.programs[who].plain.override_of("a").await.unwrap();
+                let over = scene.programs[who].plain.override_of("a").await.unwrap();
                 if ask == Ask::Together && over.is_some_and(|over| over.expires_in <= wait) {
                     *counts.borrow_mut().entry("Together behind an override".to_owned()).or_default() += 1;
                 }
@@ -175,10 +175,10 @@ fn after_retry_after_a_caller_that_asks_alone_is_admitted_wherever_the_decision_
                 let wait_micros = u64::try_from(wait.as_nanos().div_ceil(1000)).unwrap();
                 // A share counts by the clock of its program, which is a thousandth slow here.
                 let slow = if by == DecidedBy::Outage { wait_micros / 990 } else { 0 };
-                world.pass(wait_micros + slow).await;
+                scene.pass(wait_micros + slow).await;
                 // A caller that waited for a turn asks with a plain check.
                 let ask = if ask == Ask::Turn { Ask::Check } else { ask };
-                let again = world.programs[who].ask(ask, cost, beside).await;
+                let again = scene.programs[who].ask(ask, cost, beside).await;
                 prop_assert!(again.is_none(), "after {:?} as {:?} said: {:?}", wait, by, again);
                 Ok(())
             })

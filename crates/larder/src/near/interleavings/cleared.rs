@@ -35,7 +35,7 @@ enum First {
 #[derive(Clone)]
 struct Process {
     server: Arc<Server>,
-    changes: Arc<Invalidations>,
+    invalidations: Arc<Invalidations>,
     copies: Arc<Tier<EntryKey, u64>>,
     version: Arc<ClearVersion>,
 }
@@ -49,7 +49,7 @@ impl Process {
         }
         let ticket = self.copies.ticket(&key());
         let Some(carried) = self.server.read(ENTRY) else { return };
-        let (versions, store) = (&self.changes.versions, &self.server.store);
+        let (versions, store) = (&self.invalidations.versions, &self.server.store);
         let current = match versions.known_clear(&self.version, store.sessions(), at(0)) {
             Some(known) => Some(known.version),
             None => block_on(versions.ask(store, CLEAR)).unwrap_or_default().map(|(version, _)| version),
@@ -62,20 +62,20 @@ impl Process {
     fn handle(&self, name: &str, first: First) {
         if first == First::Copies && name == CLEAR {
             self.copies.invalidate_all();
-            self.changes.versions.changed(CLEAR);
+            self.invalidations.versions.changed(CLEAR);
         } else {
-            self.changes.changed(name);
+            self.invalidations.changed(name);
         }
     }
 
     fn clear(&self, first: First) {
         self.server.renew();
         if first == First::Version {
-            self.changes.versions.changed(CLEAR);
+            self.invalidations.versions.changed(CLEAR);
         }
         self.copies.invalidate_all();
         if first == First::Copies {
-            self.changes.versions.changed(CLEAR);
+            self.invalidations.versions.changed(CLEAR);
         }
         *self.server.floor.lock() = 2;
     }
@@ -83,11 +83,11 @@ impl Process {
 
 fn scenario(first: First) {
     let (server, pushed) = Server::new(CLEAR, ENTRY, Numbering::Unique);
-    let (changes, copies) = (Arc::new(Invalidations::default()), Arc::new(tier()));
-    changes.register("user", copies.clone());
-    changes.register(CLEAR, copies.clone());
+    let (invalidations, copies) = (Arc::new(Invalidations::default()), Arc::new(tier()));
+    invalidations.register("user", copies.clone());
+    invalidations.register(CLEAR, copies.clone());
     let version = Arc::new(ClearVersion::new(CLEAR.into()));
-    let process = Process { server, changes, copies, version };
+    let process = Process { server, invalidations, copies, version };
     if first == First::Copies {
         // The mistake shows only if the version is known. Known from the start, it is found in fewer schedules.
         process.read();

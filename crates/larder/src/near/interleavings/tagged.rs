@@ -32,7 +32,7 @@ enum Unknown {
 #[derive(Clone)]
 struct Process {
     server: Arc<Server>,
-    changes: Arc<Invalidations>,
+    invalidations: Arc<Invalidations>,
     copies: Arc<Tier<Box<str>, u64>>,
     unknown: Unknown,
 }
@@ -42,7 +42,7 @@ impl Process {
     /// before the own invalidation.
     fn serves(&self) -> bool {
         self.copies.get(ENTRY).is_some_and(|carried| {
-            match self.changes.versions.known(TAG, self.server.store.sessions(), at(0)) {
+            match self.invalidations.versions.known(TAG, self.server.store.sessions(), at(0)) {
                 Some(known) => known.version == carried,
                 None => self.unknown == Unknown::IsAccepted,
             }
@@ -57,7 +57,7 @@ impl Process {
         }
         let ticket = self.copies.ticket(ENTRY);
         let Some(carried) = self.server.read(ENTRY) else { return };
-        let asked = block_on(self.changes.versions.ask(&self.server.store, TAG)).unwrap_or_default();
+        let asked = block_on(self.invalidations.versions.ask(&self.server.store, TAG)).unwrap_or_default();
         if asked.is_some_and(|(version, _)| version == carried) {
             self.copies.insert(ENTRY, ticket, copy(carried));
         }
@@ -67,21 +67,22 @@ impl Process {
     fn ensure(&self) {
         let (store, candidate) = (&self.server.store, self.server.next());
         let now = (at(0), Clock::Manual(Arc::default()).now());
-        let _ = block_on(self.changes.versions.ensure(store, TAG, candidate, Duration::from_secs(1), now));
+        let _ =
+            block_on(self.invalidations.versions.ensure(store, TAG, candidate, Duration::from_secs(1), now));
     }
 
     fn invalidate(&self) {
         self.server.renew();
-        self.changes.versions.changed(TAG);
+        self.invalidations.versions.changed(TAG);
         *self.server.floor.lock() = 1;
     }
 }
 
 fn scenario(numbering: Numbering, unknown: Unknown) {
     let (server, pushed) = Server::new(TAG, ENTRY, numbering);
-    let changes = Arc::new(Invalidations::default());
-    let process = Process { server, changes: changes.clone(), copies: Arc::new(tier()), unknown };
-    let handler = thread::spawn(move || pushed.into_iter().for_each(|name| changes.changed(&name)));
+    let invalidations = Arc::new(Invalidations::default());
+    let process = Process { server, invalidations: invalidations.clone(), copies: Arc::new(tier()), unknown };
+    let handler = thread::spawn(move || pushed.into_iter().for_each(|name| invalidations.changed(&name)));
     let readers = [(); 2].map(|()| {
         let process = process.clone();
         thread::spawn(move || [(); 2].into_iter().for_each(|()| process.read()))
@@ -100,10 +101,10 @@ fn scenario(numbering: Numbering, unknown: Unknown) {
     }
     // The handler ends when the server is gone. Then the tag is checked through another one.
     let (idle, _) = Server::new(TAG, ENTRY, numbering);
-    let Process { server, changes, copies, unknown } = process;
+    let Process { server, invalidations, copies, unknown } = process;
     drop(server);
     let _ = handler.join();
-    let process = Process { server: idle, changes, copies, unknown };
+    let process = Process { server: idle, invalidations, copies, unknown };
     assert!(!process.serves(), "{COHERENT}");
 }
 

@@ -118,7 +118,11 @@ impl Cluster {
         if apart {
             return Err(Failure::TryAgain);
         }
-        Err(Error::new(ErrorKind::ClusterDown, format!("slot {slot} is passed from node to node")).into())
+        Err(Error::new(
+            ErrorKind::ClusterDown,
+            format!("the cluster's nodes redirect slot {slot} to each other: retry"),
+        )
+        .into())
     }
 
     /// Sends commands of one slot in one write. Those that were refused because the cluster changed are sent again
@@ -219,7 +223,9 @@ async fn ask(node: &Node, slot: u16, command: &Request) -> Result<Reply, Failure
     let mut answers = node.send_all(slot, &both, Replay::Never).await?.into_iter();
     // If ASKING is refused, fail with that error: the node would only redirect the command back, again and again.
     answers.next().transpose()?;
-    answers.next().unwrap_or_else(|| Err(Error::new(ErrorKind::Server, "no answer after ASKING").into()))
+    answers
+        .next()
+        .unwrap_or_else(|| Err(Error::new(ErrorKind::Server, "the server sent no reply after ASKING").into()))
 }
 
 impl ClusterShared {
@@ -231,7 +237,10 @@ impl ClusterShared {
         let map = self.map();
         map.masters.get(usize::from(slot)).and_then(Option::as_ref).cloned().ok_or_else(|| {
             self.stale.notify_one();
-            Error::new(ErrorKind::ClusterDown, format!("no node serves slot {slot}"))
+            Error::new(
+                ErrorKind::ClusterDown,
+                format!("no node of the cluster serves slot {slot}: retry after the failover or the move"),
+            )
         })
     }
 
@@ -298,7 +307,7 @@ impl ClusterShared {
             let looked = self.refresh().await;
             pause = if looked.is_ok() { PAUSE } else { (pause * 2).min(LONGEST_PAUSE) };
             if let Err(error) = &looked {
-                tracing::debug!(target: target::CONNECTION, %error, "the cluster's map could not be fetched");
+                tracing::debug!(target: target::CONNECTION, %error, "the cluster's map of slots could not be read");
             }
             self.looked.send_replace(Some(looked));
             sleep(pause).await;
@@ -325,7 +334,7 @@ impl ClusterShared {
             }
         }
         let mut rest = candidates.into_iter().peekable();
-        let mut failed = Error::new(ErrorKind::ClusterDown, "no node of the cluster was named");
+        let mut failed = Error::new(ErrorKind::ClusterDown, "the URL names no node of the cluster");
         let mut asked = FuturesUnordered::new();
         loop {
             if asked.is_empty() {

@@ -62,9 +62,10 @@ impl Failure {
             Self::NotSent => {
                 Error::new(ErrorKind::Disconnected, format!("the connection to {address} broke"))
             }
-            Self::NoScript => {
-                Error::new(ErrorKind::Server, format!("{address} lost a script it was just given"))
-            }
+            Self::NoScript => Error::new(
+                ErrorKind::Server,
+                format!("{address} lost a script that was just sent to it: retry"),
+            ),
         }
     }
 }
@@ -104,9 +105,11 @@ fn translate_as(kind: ErrorKind, error: &WireError, address: &str) -> Error {
         ErrorKind::Tls => format!("the TLS handshake with {address} failed{said}"),
         ErrorKind::Disconnected => format!("the connection to {address} broke{said}"),
         ErrorKind::TimedOut => format!("{address} did not answer in time"),
-        ErrorKind::Authentication => format!("{address} refused the credentials, or wants some{said}"),
+        ErrorKind::Authentication => format!("{address} refused the user and password, or needs them{said}"),
         ErrorKind::Permission => format!("the user may not do this at {address}{said}"),
-        ErrorKind::WrongType => format!("the key at {address} holds another type of data{said}"),
+        ErrorKind::WrongType => {
+            format!("a key at {address} holds another type of data: another program uses its name{said}")
+        }
         ErrorKind::OutOfMemory => format!("{address} is at its maxmemory and may not evict{said}"),
         ErrorKind::ReadOnly if matches!(error, WireError::Server(error) if error.code() == "MASTERDOWN") => {
             format!("{address} is a replica that lost its master and does not answer{said}")
@@ -121,7 +124,7 @@ fn translate_as(kind: ErrorKind, error: &WireError, address: &str) -> Error {
         _ if no_resp3(error) => {
             format!("{address} does not speak RESP3: larder needs Redis 6.0 or Valkey 7.2")
         }
-        _ => format!("{address} answered{said}"),
+        _ => format!("{address} replied with an error{said}"),
     };
     match cause {
         // `io::Error` cannot be cloned; its kind and text can.

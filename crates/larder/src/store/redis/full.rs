@@ -31,7 +31,10 @@ pub(super) async fn is_full(address: &Address) -> bool {
 }
 
 pub(super) fn error(address: &Address) -> Error {
-    Error::new(ErrorKind::Busy, format!("{address} takes no more connections: it is at its maxclients"))
+    Error::new(
+        ErrorKind::Busy,
+        format!("{address} takes no more connections: raise its maxclients, or close others"),
+    )
 }
 
 /// Reads the first bytes of a connection.

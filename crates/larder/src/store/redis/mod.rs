@@ -8,6 +8,7 @@ mod admin;
 #[cfg(feature = "admin")]
 mod admin_locks;
 mod agreement;
+mod answer;
 mod cluster;
 mod dial;
 mod error;
@@ -55,6 +56,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::health::{ConnectionHealth, Purpose};
 use crate::keyspace::Keyspace;
 use crate::name::Name;
+use answer::{bytes, flag, in_order, number, pair, unexpected};
 pub(crate) use hosts::Hosts;
 use login::Learned;
 pub(crate) use login::Login;
@@ -441,68 +443,4 @@ fn millis(span: Duration) -> String {
 /// Writes sixteen hexadecimal digits: exact in every language, and a person can read them.
 fn version_text(version: u64) -> String {
     format!("{version:016x}")
-}
-
-fn bytes(value: Reply) -> Result<Option<Bytes>> {
-    match value {
-        Reply::Nil => Ok(None),
-        Reply::Bulk(bytes) => Ok(Some(bytes)),
-        other => Err(unexpected(&other)),
-    }
-}
-
-fn flag(value: &Reply) -> Result<bool> {
-    number(value).map(|number| number > 0)
-}
-
-fn number(value: &Reply) -> Result<u64> {
-    match value {
-        Reply::Int(number) => u64::try_from(*number).map_err(|_| unexpected(value)),
-        other => Err(unexpected(other)),
-    }
-}
-
-fn pair(value: Reply) -> Result<(Reply, Reply)> {
-    match value {
-        Reply::Array(mut parts) if parts.len() == 2 => match (parts.pop(), parts.pop()) {
-            (Some(second), Some(first)) => Ok((first, second)),
-            _ => Err(Error::new(ErrorKind::Server, "the server's reply is not a pair")),
-        },
-        other => Err(unexpected(&other)),
-    }
-}
-
-/// Makes an error for an unexpected reply. It names the type alone, because the value may be private data.
-fn unexpected(value: &Reply) -> Error {
-    let type_name = match value {
-        Reply::Nil => "nothing",
-        Reply::Int(_) => "a number",
-        Reply::Bulk(_) | Reply::Simple(_) => "a string",
-        Reply::Array(_) => "an array",
-        _ => "another type",
-    };
-    Error::new(ErrorKind::Server, format!("the server replied with {type_name}, which larder did not expect"))
-}
-
-/// Puts the results of groups into the order of the names.
-fn in_order<'a, T>(
-    count: usize,
-    mut groups: impl ExactSizeIterator<Item = (&'a [usize], Vec<T>)>,
-) -> Result<Vec<T>> {
-    if groups.len() == 1
-        && let Some((_, answers)) = groups.next()
-        && answers.len() == count
-    {
-        return Ok(answers);
-    }
-    let mut ordered: Vec<Option<T>> = std::iter::repeat_with(|| None).take(count).collect();
-    for (places, answers) in groups {
-        for (place, answer) in places.iter().zip(answers) {
-            if let Some(slot) = ordered.get_mut(*place) {
-                *slot = Some(answer);
-            }
-        }
-    }
-    let complete: Option<Vec<T>> = ordered.into_iter().collect();
-    complete.ok_or_else(|| Error::new(ErrorKind::Server, "the server sent fewer replies than requests"))
 }

@@ -51,7 +51,7 @@ impl ServingNode<'_> {
 }
 
 /// Names that one command can hold, as indexes into the caller's list.
-pub(super) struct KeyGroup {
+pub(super) struct CommandGroup {
     lane: u16,
     pub(super) places: Vec<usize>,
 }
@@ -115,13 +115,13 @@ impl Network {
         arguments: &[&[u8]],
         replay: Replay,
     ) -> Result<Reply> {
-        let present = ordered.present();
-        if ordered.was_run_in(present) {
+        let connected = ordered.connected();
+        if ordered.was_run_since(connected) {
             return self.run_script(name, ordered.script, keys, arguments, replay).await;
         }
         let answer = self.run(name, &ordered.script.by_source(keys, arguments), replay).await;
         if answer.is_ok() {
-            ordered.note_run_in(present);
+            ordered.note_run(connected);
         }
         answer
     }
@@ -227,7 +227,7 @@ impl Network {
     /// Reads all names of a group in one round trip, on the tracking connection if it is up.
     pub(super) async fn read_group_tracked(
         &self,
-        group: &KeyGroup,
+        group: &CommandGroup,
         names: &[&str],
     ) -> Result<(Vec<Reply>, Option<ReadStamp>)> {
         if let Some((node, live, seen)) = names.first().and_then(|name| self.tracked(name)) {
@@ -250,7 +250,7 @@ impl Network {
     }
 
     /// Splits a list of names into groups for one command each: all names, or those of one slot. No group is empty.
-    pub(super) fn groups(&self, names: &[impl AsRef<str>]) -> Vec<KeyGroup> {
+    pub(super) fn groups(&self, names: &[impl AsRef<str>]) -> Vec<CommandGroup> {
         match self {
             Self::Single(_) => group(names, |_| 0),
             Self::Cluster(_) => group(names, slot),
@@ -259,7 +259,7 @@ impl Network {
 
     /// Does the same for writes. They must keep their order with other writes to the same name, so each goes to the
     /// connection of its name.
-    pub(super) fn write_groups(&self, names: &[impl AsRef<str>]) -> Vec<KeyGroup> {
+    pub(super) fn write_groups(&self, names: &[impl AsRef<str>]) -> Vec<CommandGroup> {
         match self {
             Self::Single(node) => {
                 group(names, |name| self.lane(name).checked_rem(node.connections()).unwrap_or_default())
@@ -271,7 +271,7 @@ impl Network {
     /// Does the same as [`run_each`](Self::run_each), and fails if any of the answers is an error.
     pub(super) async fn run_all(
         &self,
-        group: &KeyGroup,
+        group: &CommandGroup,
         commands: Vec<Request>,
         replay: Replay,
     ) -> Result<Vec<Reply>> {
@@ -281,7 +281,7 @@ impl Network {
     /// Sends the commands of a group in one write and one round trip. Returns an answer for each.
     pub(super) async fn run_each(
         &self,
-        group: &KeyGroup,
+        group: &CommandGroup,
         commands: Vec<Request>,
         replay: Replay,
     ) -> Result<Vec<Result<Reply>>> {
@@ -307,12 +307,12 @@ impl Network {
         let mut answers = answers.into_iter().map(|answer| answer.map_err(|failure| self.explain(failure)));
         match (answers.next(), answers.next()) {
             (Some(first), Some(second)) => Ok((first?, second?)),
-            _ => Err(Error::new(ErrorKind::Server, "fewer answers than commands")),
+            _ => Err(Error::new(ErrorKind::Server, "the server sent fewer replies than requests")),
         }
     }
 
     /// Reads all names of a group in one round trip, and a second one while a cluster moves their slot.
-    pub(super) async fn read_group(&self, group: &KeyGroup, names: &[&str]) -> Result<Vec<Reply>> {
+    pub(super) async fn read_group(&self, group: &CommandGroup, names: &[&str]) -> Result<Vec<Reply>> {
         let command = mget(names);
         let answer = match self {
             Self::Single(node) => node.send(group.lane, &command, Replay::Safe).await,
@@ -320,7 +320,7 @@ impl Network {
         };
         match answer {
             Ok(Reply::Array(values)) => Ok(values),
-            Ok(_) => Err(Error::new(ErrorKind::Server, "MGET answered with something that is no array")),
+            Ok(_) => Err(Error::new(ErrorKind::Server, "the server's reply to MGET is not an array")),
             Err(Failure::TryAgain) => {
                 let commands = names.iter().map(|name| Request::new("GET").arg(name)).collect();
                 self.run_all(group, commands, Replay::Safe).await
@@ -424,7 +424,7 @@ impl Network {
             // The request was sent again for a while. The move of the slot ends some time, so the error is retryable.
             Self::Cluster(_) if matches!(failure, Failure::TryAgain) => Error::new(
                 ErrorKind::ClusterDown,
-                "the keys of the request are at two nodes, while their slot moves",
+                "the keys of the request are at two nodes while their slot moves: retry",
             ),
             Self::Cluster(_) => failure.into_error("the cluster"),
         }
@@ -438,10 +438,10 @@ fn mget(names: &[&str]) -> Request {
     request
 }
 
-fn group(names: &[impl AsRef<str>], lane: impl Fn(&str) -> u16) -> Vec<KeyGroup> {
+fn group(names: &[impl AsRef<str>], lane: impl Fn(&str) -> u16) -> Vec<CommandGroup> {
     let mut by_lane: BTreeMap<u16, Vec<usize>> = BTreeMap::new();
     for (place, name) in names.iter().enumerate() {
         by_lane.entry(lane(name.as_ref())).or_default().push(place);
     }
-    by_lane.into_iter().map(|(lane, places)| KeyGroup { lane, places }).collect()
+    by_lane.into_iter().map(|(lane, places)| CommandGroup { lane, places }).collect()
 }

@@ -58,11 +58,11 @@ fn check_master(dialled: &Dialled) -> Result<()> {
         Some(Role::Master) => Ok(()),
         Some(Role::Replica) => Err(Error::new(
             ErrorKind::ReadOnly,
-            format!("{address} was named master by Sentinel and is none yet"),
+            format!("Sentinel names {address} as the master, but it is not one yet: retry"),
         )),
         None => Err(Error::new(
             ErrorKind::Permission,
-            format!("{address} does not say whether it is the master: the user needs +role"),
+            format!("{address} does not say whether it is the master: allow the user +role"),
         )),
     }
 }

@@ -134,28 +134,29 @@ pub(super) struct OrderedScript {
     pub(super) script: &'static Script,
     /// Counts the lost connections that are up again. A server that restarts breaks its connections.
     reconnects: watch::Receiver<u64>,
-    /// The present in which the server ran the script last.
-    run_in: AtomicU64,
+    /// The [count](Self::connected) when the server last ran the script; 0 before.
+    run_at: AtomicU64,
 }
 
 impl OrderedScript {
     fn new(script: &'static Script, reconnects: &watch::Receiver<u64>) -> Self {
-        Self { script, reconnects: reconnects.clone(), run_in: AtomicU64::new(0) }
+        Self { script, reconnects: reconnects.clone(), run_at: AtomicU64::new(0) }
     }
 
-    /// Returns a number of the present, which changes with each reconnect and is not 0.
-    pub(super) fn present(&self) -> u64 {
+    /// Returns how many times the connections were up so far: it grows with each reconnect, and is never 0.
+    pub(super) fn connected(&self) -> u64 {
         self.reconnects.borrow().wrapping_add(1)
     }
 
-    /// Returns whether the server has run the script since the last reconnect.
-    pub(super) fn was_run_in(&self, present: u64) -> bool {
-        self.run_in.load(Ordering::Acquire) == present
+    /// Returns whether the server has run the script since that reconnect.
+    pub(super) fn was_run_since(&self, connected: u64) -> bool {
+        self.run_at.load(Ordering::Acquire) == connected
     }
 
-    /// Records that the server has run the script. `present` was read before the request was sent.
-    pub(super) fn note_run_in(&self, present: u64) {
-        self.run_in.store(present, Ordering::Release);
+    /// Records that the server has run the script. `connected` was read before the request was sent: if the server
+    /// restarted during the request, the count has grown, and the script counts as not run.
+    pub(super) fn note_run(&self, connected: u64) {
+        self.run_at.store(connected, Ordering::Release);
     }
 }
 

@@ -62,7 +62,7 @@ pub(super) async fn open_named(
         match timeout(if last { left } else { left / 2 }, open_master(&master, login, events.clone())).await {
             Ok(Ok(opened)) => return Ok(opened),
             Ok(Err(error)) => {
-                tracing::debug!(target: crate::telemetry::target::CONNECTION, server = %master, %error, "not the master that a sentinel called it");
+                tracing::debug!(target: crate::telemetry::target::CONNECTION, server = %master, %error, "a sentinel names a server as the master that is none");
                 failed = Some(error);
             }
             Err(_) => failed = Some(silent(&master)),
@@ -71,7 +71,10 @@ pub(super) async fn open_named(
 }
 
 fn silent(master: &Address) -> Error {
-    Error::new(ErrorKind::TimedOut, format!("{master} was named master by Sentinel and does not answer"))
+    Error::new(
+        ErrorKind::TimedOut,
+        format!("Sentinel names {master} as the master, but it does not answer: retry"),
+    )
 }
 
 /// Collects answers until a majority agrees, all Sentinels have answered, or `max_wait` has passed since the first
@@ -145,7 +148,7 @@ async fn ask(sentinel: &Address, service: &str, login: &Login) -> Result<NamedMa
         _ => None,
     };
     let Some((host, port)) = master else {
-        let what = format!("the sentinel {sentinel} answered something unknown");
+        let what = format!("the reply of the sentinel {sentinel} is not one that larder expects");
         return Err(Error::new(ErrorKind::Server, what));
     };
     Ok(NamedMaster { master: Address::Tcp { host, port }, epoch: answers.next().map_or(0, epoch) })

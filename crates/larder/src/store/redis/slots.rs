@@ -18,7 +18,9 @@ pub(super) fn slot(name: &str) -> u16 {
 /// Reads the reply to CLUSTER SLOTS as the master of each slot. A line of the reply is a first slot, a last slot, the
 /// master (host, port, …), and its replicas.
 pub(super) fn parse(answer: &Reply, asked: &Address) -> Result<Vec<Option<Address>>> {
-    let odd = || Error::new(ErrorKind::Server, "CLUSTER SLOTS answered something unknown");
+    let odd = || {
+        Error::new(ErrorKind::Server, "the server's reply to CLUSTER SLOTS is not one that larder expects")
+    };
     let Reply::Array(lines) = answer else { return Err(odd()) };
     let mut masters = vec![None; usize::from(SLOTS)];
     for line in lines {
@@ -36,7 +38,10 @@ pub(super) fn parse(answer: &Reply, asked: &Address) -> Result<Vec<Option<Addres
         }
     }
     if masters.iter().all(Option::is_none) {
-        return Err(Error::new(ErrorKind::ClusterDown, "no slot of the cluster is assigned"));
+        return Err(Error::new(
+            ErrorKind::ClusterDown,
+            "no slot of the cluster is assigned to a node: create the cluster first",
+        ));
     }
     Ok(masters)
 }

@@ -119,7 +119,7 @@ fn time_in(answer: Reply) -> Result<(u64, u64), RequestFailure> {
         },
         _ => None,
     }
-    .ok_or_else(|| RequestFailure::Refused(ServerError::new("ERR an unknown answer to TIME")))
+    .ok_or_else(|| RequestFailure::Refused(ServerError::new("ERR an unexpected reply to TIME")))
 }
 
 /// Returns the local wall clock, for use while the server's time is unknown.

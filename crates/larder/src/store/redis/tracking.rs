@@ -36,7 +36,7 @@ impl SessionHandle {
     pub(super) fn take(tracking: Tracking, of_cluster: bool) -> Self {
         let number = tracking.sessions.take();
         if number.is_none() {
-            tracing::warn!(target: target::CONNECTION, "too many nodes to track: reads of some are not kept");
+            tracing::warn!(target: target::CONNECTION, "the cluster has more nodes than can be tracked: reads of the others are not kept near");
         }
         Self { tracking, number, of_cluster }
     }
@@ -121,7 +121,7 @@ pub(super) async fn arm(
                 %server,
                 role,
                 %error,
-                "the server refuses CLIENT TRACKING: no near reads, each read asks for versions"
+                "the server refuses CLIENT TRACKING: near copies are off"
             );
             Ok(false)
         }

@@ -22,7 +22,7 @@ use crate::store::limit::{BUCKETS, Charge, ChargeMode, Charged, Penalty, QuotaSp
 use list::{List, Use};
 
 #[derive(Debug, Clone)]
-enum Event {
+enum LimitEvent {
     Charge {
         take: ChargeMode,
         cost: u64,
@@ -65,7 +65,7 @@ enum Event {
 }
 
 /// Which of the two keys, and what happens to it.
-type Step = (usize, Event);
+type Step = (usize, LimitEvent);
 
 fn events(window: u64) -> impl Strategy<Value = Vec<Step>> {
     let take = prop_oneof![
@@ -85,19 +85,19 @@ fn events(window: u64) -> impl Strategy<Value = Vec<Step>> {
     ];
     let one = prop_oneof![
         6 => (take, 1..6u64, limits(), penalty())
-            .prop_map(|(take, cost, limits, penalty)| Event::Charge { take, cost, limits, penalty }),
+            .prop_map(|(take, cost, limits, penalty)| LimitEvent::Charge { take, cost, limits, penalty }),
         2 => (1..8u64, 1..1000u64, prop::collection::vec(0..1000u64, 8), limits())
-            .prop_map(|(batch, span, spent, limits)| Event::Lease { batch, span, spent, limits }),
+            .prop_map(|(batch, span, spent, limits)| LimitEvent::Lease { batch, span, spent, limits }),
         2 => (0..2 * window, 1..12u64, 1..3u64, limits())
-            .prop_map(|(within, cost, least, limits)| Event::Book { within, cost, least, limits }),
+            .prop_map(|(within, cost, least, limits)| LimitEvent::Book { within, cost, least, limits }),
         2 => ([1..6u64, 1..6u64], limits(), penalty())
-            .prop_map(|(costs, limits, penalty)| Event::Together { costs, limits, penalty }),
-        1 => (0..5usize, 1..4u64).prop_map(|(last, permits)| Event::Refund { last, permits }),
+            .prop_map(|(costs, limits, penalty)| LimitEvent::Together { costs, limits, penalty }),
+        1 => (0..5usize, 1..4u64).prop_map(|(last, permits)| LimitEvent::Refund { last, permits }),
         1 => (prop::option::weighted(0.8, 0..3usize), 1..3000u64)
-            .prop_map(|(limits, lasts)| Event::Override { limits, lasts }),
-        7 => pass.prop_map(Event::Pass),
+            .prop_map(|(limits, lasts)| LimitEvent::Override { limits, lasts }),
+        7 => pass.prop_map(LimitEvent::Pass),
     ];
-    let one = prop_oneof![60 => one, 1 => Just(Event::Forget)];
+    let one = prop_oneof![60 => one, 1 => Just(LimitEvent::Forget)];
     prop::collection::vec((prop_oneof![3 => Just(0usize), 1 => Just(1)], one), 1..60)
 }
 
@@ -126,13 +126,13 @@ fn limits_of(windows: &[u64], rules: &[Rule], base: u64) -> [Vec<QuotaSpec>; 3] 
 }
 
 #[derive(Debug, Clone)]
-struct Shape {
+struct QuotaShape {
     windows: Vec<u64>,
     rules: Vec<Rule>,
     base: u64,
 }
 
-impl Shape {
+impl QuotaShape {
     fn shortest(&self) -> u64 {
         self.windows.iter().copied().min().unwrap_or(1)
     }
@@ -147,7 +147,7 @@ impl Shape {
 /// A history, with the list that it is checked against.
 struct Play<'a> {
     stores: &'a Stores,
-    shape: Shape,
+    shape: QuotaShape,
     sets: [Vec<QuotaSpec>; 3],
     lists: [List; 2],
 }
@@ -191,11 +191,11 @@ impl Play<'_> {
                 Charge { terms, take, cost, charge_at: 0, max_wait: 0, penalty: None }
             };
             let charge = match event {
-                Event::Pass(micros) => {
+                LimitEvent::Pass(micros) => {
                     both.clock += micros;
                     continue;
                 }
-                Event::Forget => {
+                LimitEvent::Forget => {
                     both.forget();
                     // What was used before no longer counts.
                     let over = self.lists[key].over.take();
@@ -204,14 +204,14 @@ impl Play<'_> {
                     self.lists[key].over = over;
                     continue;
                 }
-                Event::Override { limits, lasts } => {
+                LimitEvent::Override { limits, lasts } => {
                     let lasts = (self.shape.shortest() * lasts / 1000).max(1);
                     let terms = limits.map(|limits| sets[limits].clone()).unwrap_or_default();
                     both.set_override(&terms, Duration::from_micros(lasts));
                     self.lists[key].over = limits.map(|_| (terms, now + lasts));
                     continue;
                 }
-                Event::Refund { last, permits } => {
+                LimitEvent::Refund { last, permits } => {
                     let uses = &mut self.lists[key].uses;
                     let Some(place) = uses.len().checked_sub(last + 1) else { continue };
                     let one = &mut uses[place];
@@ -233,7 +233,7 @@ impl Play<'_> {
                     one.granted -= found;
                     continue;
                 }
-                Event::Together { costs, limits, penalty } => {
+                LimitEvent::Together { costs, limits, penalty } => {
                     let penalty = penalty.map(|which| self.shape.penalty(which));
                     let charge = |cost: u64| {
                         let charge = ask(limits, ChargeMode::All, self.payable(cost, *limits));
@@ -259,15 +259,15 @@ impl Play<'_> {
                     }
                     continue;
                 }
-                Event::Charge { take, cost, limits, penalty } => {
+                LimitEvent::Charge { take, cost, limits, penalty } => {
                     let penalty = penalty.map(|which| self.shape.penalty(which));
                     Charge { penalty, ..ask(limits, *take, self.payable(*cost, *limits)) }
                 }
-                Event::Lease { batch, span, limits, .. } => {
+                LimitEvent::Lease { batch, span, limits, .. } => {
                     let charge_at = (self.shape.shortest() * span / 1000).max(1);
                     Charge { charge_at, ..ask(limits, ChargeMode::Half { least: 1 }, *batch) }
                 }
-                Event::Book { within, cost, least, limits } => {
+                LimitEvent::Book { within, cost, least, limits } => {
                     let least = self.payable(*least, *limits);
                     let charge = ask(limits, ChargeMode::Turns { least }, (*cost).max(least));
                     Charge { max_wait: *within, ..charge }
@@ -279,7 +279,7 @@ impl Play<'_> {
             self.judge(key, charge, found, now)?;
             if found.granted > 0 {
                 let used = match event {
-                    Event::Lease { spent, .. } => {
+                    LimitEvent::Lease { spent, .. } => {
                         let span = found.stamp.when - now;
                         let times = (0..found.granted as usize).map(|n| now + span * spent[n % 8] / 1000);
                         Some(times.collect())
@@ -319,7 +319,7 @@ fn no_window_of_the_servers_clock_holds_more_than_the_limit_and_no_refusal_is_wi
         (Just(vec![3_600_000_000, 61_000_000]), Just(vec![Rule::Buckets, Rule::Log])),
     ];
     let histories_of = (shapes, 1..12u64).prop_flat_map(|((windows, rules), base)| {
-        let shape = Shape { windows, rules, base };
+        let shape = QuotaShape { windows, rules, base };
         let shortest = shape.shortest();
         (Just(shape), events(shortest))
     });

@@ -13,6 +13,8 @@
 //! What is charged for the future, at the expiry of a lease or for a turn that was booked, counts from now
 //! on. docs/rate-limits.md has the proof. charge.lua is the same rule on the server.
 
+mod overrides;
+mod record;
 mod records;
 mod track;
 
@@ -20,25 +22,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::store::limit::{
-    BUCKETS, BlockState, Charge, ChargeMode, ChargeStamp, Charged, Label, Override, QuotaSpec, Rule,
+    BUCKETS, Charge, ChargeMode, ChargeStamp, Charged, Label, Override, QuotaSpec, Rule,
 };
+use overrides::Overridden;
+use record::LimitRecord;
 use records::{LimitRecords, RecordTable};
 use track::Track;
-
-/// What was charged to one key.
-#[derive(Default)]
-struct LimitRecord {
-    /// When it was last charged. It never goes back, because a clock that steps back must not open a window
-    /// again.
-    latest: u64,
-    /// When it was first charged. A refund recognises the record that was charged by this.
-    created_at: u64,
-    tracks: Vec<Track>,
-    /// The record is kept until then because a request with other quotas was refused by it.
-    kept_until: u64,
-    /// Set if the key has exceeded its limit.
-    block: BlockState,
-}
 
 /// The records of all keys. A background task removes those that have ended.
 #[derive(Default)]
@@ -139,63 +128,7 @@ impl MemoryLimits {
     }
 }
 
-/// How many microseconds an override is kept after its end if nothing was charged under it.
-const KEPT: u64 = 3_600_000_000;
-
-/// The override of one key.
-#[derive(Debug, Clone)]
-struct Overridden {
-    until: u64,
-    terms: Vec<QuotaSpec>,
-    labels: Vec<Label>,
-}
-
 impl RecordTable {
-    /// Removes overrides that ended a while ago, each time the number of overrides has doubled.
-    fn sweep_overrides(&mut self, clock: u64) {
-        if self.overrides.len() >= self.sweep_overrides_at {
-            self.overrides.retain(|_, over| over.until.saturating_add(KEPT) > clock);
-            self.sweep_overrides_at = 2 * self.overrides.len() + 16;
-        }
-    }
-
-    /// Returns the override that holds now. One that has ended is kept until the key's record is written.
-    fn overridden(&self, name: &str, clock: u64) -> Option<Overridden> {
-        if self.overrides.is_empty() {
-            return None;
-        }
-        self.overrides.get(name).filter(|over| over.until > clock).cloned()
-    }
-
-    /// Removes an override that has ended, when the record is written. So a clock that steps back does not
-    /// bring it back.
-    fn end_override(&mut self, name: &str, clock: u64) {
-        if !self.overrides.is_empty() && self.overrides.get(name).is_some_and(|over| over.until <= clock) {
-            self.overrides.remove(name);
-        }
-    }
-
-    /// Corrects the answers of keys that were refused together. The request is repeated when the longest wait is over,
-    /// so a key whose override has ended by then is judged by the request's own terms. Returns whether one of these
-    /// keys needs a longer wait.
-    fn wait_behind_overrides(
-        &mut self,
-        charges: &[(&str, Charge<'_>)],
-        answers: &mut [Charged],
-        clock: u64,
-    ) -> bool {
-        let waits = answers.iter().filter(|one| one.granted == 0).map(|one| one.wait);
-        let (longest, mut longer) = (waits.max().unwrap_or(0), false);
-        for ((name, charge), answer) in charges.iter().zip(answers).filter(|(_, one)| one.label.is_some()) {
-            let later = Charge { take: ChargeMode::Look, charge_at: longest, penalty: None, ..*charge };
-            let (again, _) = self.charge(name, later, clock);
-            if again.granted == 0 && again.wait > longest {
-                (*answer, longer) = (again, true);
-            }
-        }
-        longer
-    }
-
     /// Also whether a record was made.
     fn charge(&mut self, name: &str, charge: Charge<'_>, clock: u64) -> (Charged, bool) {
         let Some(over) = self.overridden(name, clock) else {
@@ -433,51 +366,6 @@ fn decide(
     }
     let stamp = if granted > 0 { ChargeStamp { when, created_at } } else { ChargeStamp::default() };
     (Charged { granted, binding, remaining, wait, reset, stamp, label: None }, wrote)
-}
-
-impl LimitRecord {
-    /// Whether it counts by exactly these terms.
-    fn counts(&self, terms: &[QuotaSpec]) -> bool {
-        self.tracks.len() == terms.len()
-            && self.tracks.iter().zip(terms).all(|(track, term)| track.counts(*term))
-    }
-
-    /// Returns the track by which a new term counts: the one of the same kind and width; or else the shortest
-    /// of those that look back at least as far; or else the one that looks back furthest.
-    fn source(&self, term: QuotaSpec) -> Option<&Track> {
-        let far = |track: &&Track| track.window() >= term.window();
-        let same = self.tracks.iter().find(|track| track.counts(term));
-        same.or_else(|| self.tracks.iter().filter(far).min_by_key(|track| track.window()))
-            .or_else(|| self.tracks.iter().rev().max_by_key(|track| track.window()))
-    }
-
-    /// Makes a record for these terms that counts what the old one does. Also returns whether something that
-    /// still counts was dropped.
-    fn converted(old: Option<&Self>, terms: &[QuotaSpec], now: u64) -> (Self, bool) {
-        let latest = old.map_or(now, |old| old.latest);
-        let convert = |term: &QuotaSpec| match old.and_then(|old| old.source(*term)) {
-            Some(track @ (Track::Gcra { .. } | Track::Log { .. })) if track.counts(*term) => {
-                (track.clone(), false)
-            }
-            source => {
-                let events = source.map(|track| track.events(latest, now)).unwrap_or_default();
-                Track::from_events(*term, &events, now)
-            }
-        };
-        let (tracks, cut): (_, Vec<bool>) = terms.iter().map(convert).unzip();
-        let (created_at, block) = old.map_or((now, BlockState::default()), |old| (old.created_at, old.block));
-        (Self { latest: now, created_at, tracks, kept_until: 0, block }, cut.contains(&true))
-    }
-
-    /// Returns when the record may be removed.
-    fn expires(&self, clock: u64) -> u64 {
-        self.ends(self.latest.max(clock)).max(self.kept_until).max(self.block.remembered())
-    }
-
-    /// Returns when nothing counts any more.
-    fn ends(&self, now: u64) -> u64 {
-        self.tracks.iter().map(|track| track.ends(now)).max().unwrap_or(0)
-    }
 }
 
 #[cfg(test)]

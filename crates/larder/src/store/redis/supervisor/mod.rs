@@ -150,7 +150,7 @@ impl Supervisor {
                 }
                 End::Broken | End::Moved => LinkStatus::Dialling,
             };
-            tracing::warn!(target: target::CONNECTION, %server, role = self.role(), "connection lost, dialling again");
+            tracing::warn!(target: target::CONNECTION, %server, role = self.role(), "connection lost: dialling again");
             shared.put(next);
             match pause {
                 Some(pause) => sleep(pause).await,
@@ -229,7 +229,7 @@ impl Supervisor {
                     match renewed {
                         Ok(kept) => about.credentials = Some(kept),
                         Err(error) => {
-                            tracing::warn!(target: target::CONNECTION, %server, role = self.role(), %error, "a connection could not authenticate with new credentials");
+                            tracing::warn!(target: target::CONNECTION, %server, role = self.role(), %error, "a connection could not authenticate with new credentials: retrying");
                             renew_after = Instant::now() + RENEW_AGAIN;
                         }
                     }

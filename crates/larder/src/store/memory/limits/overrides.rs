@@ -1,0 +1,62 @@
+//! The overrides of keys: other quotas for a while.
+
+use super::records::RecordTable;
+use crate::store::limit::{Charge, ChargeMode, Charged, Label, QuotaSpec};
+
+/// How many microseconds an override is kept after its end if nothing was charged under it.
+const KEPT: u64 = 3_600_000_000;
+
+/// The override of one key.
+#[derive(Debug, Clone)]
+pub(super) struct Overridden {
+    pub(super) until: u64,
+    pub(super) terms: Vec<QuotaSpec>,
+    pub(super) labels: Vec<Label>,
+}
+
+impl RecordTable {
+    /// Removes overrides that ended a while ago, each time the number of overrides has doubled.
+    pub(super) fn sweep_overrides(&mut self, clock: u64) {
+        if self.overrides.len() >= self.sweep_overrides_at {
+            self.overrides.retain(|_, over| over.until.saturating_add(KEPT) > clock);
+            self.sweep_overrides_at = 2 * self.overrides.len() + 16;
+        }
+    }
+
+    /// Returns the override that holds now. One that has ended is kept until the key's record is written.
+    pub(super) fn overridden(&self, name: &str, clock: u64) -> Option<Overridden> {
+        if self.overrides.is_empty() {
+            return None;
+        }
+        self.overrides.get(name).filter(|over| over.until > clock).cloned()
+    }
+
+    /// Removes an override that has ended, when the record is written. So a clock that steps back does not
+    /// bring it back.
+    pub(super) fn end_override(&mut self, name: &str, clock: u64) {
+        if !self.overrides.is_empty() && self.overrides.get(name).is_some_and(|over| over.until <= clock) {
+            self.overrides.remove(name);
+        }
+    }
+
+    /// Corrects the answers of keys that were refused together. The request is repeated when the longest wait is over,
+    /// so a key whose override has ended by then is judged by the request's own terms. Returns whether one of these
+    /// keys needs a longer wait.
+    pub(super) fn wait_behind_overrides(
+        &mut self,
+        charges: &[(&str, Charge<'_>)],
+        answers: &mut [Charged],
+        clock: u64,
+    ) -> bool {
+        let waits = answers.iter().filter(|one| one.granted == 0).map(|one| one.wait);
+        let (longest, mut longer) = (waits.max().unwrap_or(0), false);
+        for ((name, charge), answer) in charges.iter().zip(answers).filter(|(_, one)| one.label.is_some()) {
+            let later = Charge { take: ChargeMode::Look, charge_at: longest, penalty: None, ..*charge };
+            let (again, _) = self.charge(name, later, clock);
+            if again.granted == 0 && again.wait > longest {
+                (*answer, longer) = (again, true);
+            }
+        }
+        longer
+    }
+}

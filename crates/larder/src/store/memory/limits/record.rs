@@ -1,0 +1,64 @@
+//! What was charged to one key, by all its quotas.
+
+use super::track::Track;
+use crate::store::limit::{BlockState, QuotaSpec};
+
+/// What was charged to one key.
+#[derive(Default)]
+pub(super) struct LimitRecord {
+    /// When it was last charged. It never goes back, because a clock that steps back must not open a window
+    /// again.
+    pub(super) latest: u64,
+    /// When it was first charged. A refund recognises the record that was charged by this.
+    pub(super) created_at: u64,
+    pub(super) tracks: Vec<Track>,
+    /// The record is kept until then because a request with other quotas was refused by it.
+    pub(super) kept_until: u64,
+    /// Set if the key has exceeded its limit.
+    pub(super) block: BlockState,
+}
+
+impl LimitRecord {
+    /// Whether it counts by exactly these terms.
+    pub(super) fn counts(&self, terms: &[QuotaSpec]) -> bool {
+        self.tracks.len() == terms.len()
+            && self.tracks.iter().zip(terms).all(|(track, term)| track.counts(*term))
+    }
+
+    /// Returns the track by which a new term counts: the one of the same kind and width; or else the shortest
+    /// of those that look back at least as far; or else the one that looks back furthest.
+    pub(super) fn source(&self, term: QuotaSpec) -> Option<&Track> {
+        let far = |track: &&Track| track.window() >= term.window();
+        let same = self.tracks.iter().find(|track| track.counts(term));
+        same.or_else(|| self.tracks.iter().filter(far).min_by_key(|track| track.window()))
+            .or_else(|| self.tracks.iter().rev().max_by_key(|track| track.window()))
+    }
+
+    /// Makes a record for these terms that counts what the old one does. Also returns whether something that
+    /// still counts was dropped.
+    pub(super) fn converted(old: Option<&Self>, terms: &[QuotaSpec], now: u64) -> (Self, bool) {
+        let latest = old.map_or(now, |old| old.latest);
+        let convert = |term: &QuotaSpec| match old.and_then(|old| old.source(*term)) {
+            Some(track @ (Track::Gcra { .. } | Track::Log { .. })) if track.counts(*term) => {
+                (track.clone(), false)
+            }
+            source => {
+                let events = source.map(|track| track.events(latest, now)).unwrap_or_default();
+                Track::from_events(*term, &events, now)
+            }
+        };
+        let (tracks, cut): (_, Vec<bool>) = terms.iter().map(convert).unzip();
+        let (created_at, block) = old.map_or((now, BlockState::default()), |old| (old.created_at, old.block));
+        (Self { latest: now, created_at, tracks, kept_until: 0, block }, cut.contains(&true))
+    }
+
+    /// Returns when the record may be removed.
+    pub(super) fn expires(&self, clock: u64) -> u64 {
+        self.ends(self.latest.max(clock)).max(self.kept_until).max(self.block.remembered())
+    }
+
+    /// Returns when nothing counts any more.
+    pub(super) fn ends(&self, now: u64) -> u64 {
+        self.tracks.iter().map(|track| track.ends(now)).max().unwrap_or(0)
+    }
+}

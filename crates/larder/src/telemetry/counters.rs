@@ -1,0 +1,158 @@
+//! Counts: kept here always, and reported to the `metrics` facade with the feature `metrics`.
+
+#[cfg(feature = "metrics")]
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::time::Duration;
+
+/// A counter of the facade, made when something is first added.
+pub(crate) struct Counter {
+    #[cfg(feature = "metrics")]
+    name: &'static str,
+    #[cfg(feature = "metrics")]
+    label: Option<(&'static str, Box<str>)>,
+    #[cfg(feature = "metrics")]
+    counter: OnceLock<metrics::Counter>,
+}
+
+impl Counter {
+    /// Makes a counter without labels.
+    pub(crate) const fn new(name: &'static str) -> Self {
+        #[cfg(not(feature = "metrics"))]
+        let _ = name;
+        Self {
+            #[cfg(feature = "metrics")]
+            name,
+            #[cfg(feature = "metrics")]
+            label: None,
+            #[cfg(feature = "metrics")]
+            counter: OnceLock::new(),
+        }
+    }
+
+    /// Makes a counter with the cache's label.
+    #[cfg(feature = "metrics")]
+    pub(super) fn of_cache(name: &'static str, cache: &str) -> Self {
+        Self { label: Some(("cache", cache.into())), ..Self::new(name) }
+    }
+
+    /// Makes a counter of a cache, whose label only the facade needs.
+    #[cfg(not(feature = "metrics"))]
+    pub(super) const fn of_cache(name: &'static str, _: &str) -> Self {
+        Self::new(name)
+    }
+
+    #[inline]
+    pub(crate) fn increment(&self, amount: u64) {
+        #[cfg(feature = "metrics")]
+        self.counter.get_or_init(|| self.make()).increment(amount);
+        #[cfg(not(feature = "metrics"))]
+        let _ = amount;
+    }
+
+    #[cfg(feature = "metrics")]
+    #[cold]
+    fn make(&self) -> metrics::Counter {
+        match &self.label {
+            Some((label, value)) => metrics::counter!(self.name, *label => value.to_string()),
+            None => metrics::counter!(self.name),
+        }
+    }
+}
+
+/// A histogram of the facade without labels, made when something is first recorded.
+pub(crate) struct Histogram {
+    #[cfg(feature = "metrics")]
+    name: &'static str,
+    #[cfg(feature = "metrics")]
+    histogram: OnceLock<metrics::Histogram>,
+}
+
+impl Histogram {
+    pub(crate) const fn new(name: &'static str) -> Self {
+        #[cfg(not(feature = "metrics"))]
+        let _ = name;
+        Self {
+            #[cfg(feature = "metrics")]
+            name,
+            #[cfg(feature = "metrics")]
+            histogram: OnceLock::new(),
+        }
+    }
+
+    /// Makes the histogram before anything is recorded.
+    pub(crate) fn register(&self) {
+        #[cfg(feature = "metrics")]
+        self.histogram.get_or_init(|| metrics::histogram!(self.name));
+    }
+
+    pub(crate) fn record(&self, span: Duration) {
+        #[cfg(feature = "metrics")]
+        self.histogram.get_or_init(|| metrics::histogram!(self.name)).record(span);
+        #[cfg(not(feature = "metrics"))]
+        let _ = span;
+    }
+}
+
+/// A count that is also reported to the facade.
+pub(super) struct Count {
+    value: AtomicU64,
+    counter: Counter,
+}
+
+impl Count {
+    pub(super) fn new(metric: &'static str, cache: &str) -> Self {
+        Self { value: AtomicU64::new(0), counter: Counter::of_cache(metric, cache) }
+    }
+
+    pub(super) fn add(&self, amount: usize) {
+        let amount = u64::try_from(amount).unwrap_or(u64::MAX);
+        self.value.fetch_add(amount, Relaxed);
+        self.counter.increment(amount);
+    }
+
+    pub(super) fn get(&self) -> u64 {
+        self.value.load(Relaxed)
+    }
+}
+
+/// One near hit in this many is recorded. A power of two.
+pub(crate) const SAMPLED: u64 = 64;
+
+/// A count that all threads add to, millions of times a second. Each thread adds to its own part, so the processors
+/// do not pass one cache line around.
+pub(super) struct NearCount {
+    parts: [CounterShard; 16],
+    counter: Counter,
+}
+
+/// A part in its own cache line.
+#[repr(align(128))]
+#[derive(Default)]
+struct CounterShard(AtomicU64);
+
+thread_local! {
+    static PART: usize = {
+        static NEXT: AtomicU64 = AtomicU64::new(0);
+        usize::try_from(NEXT.fetch_add(1, Relaxed) % 16).unwrap_or(0)
+    };
+}
+
+impl NearCount {
+    pub(super) fn new(cache: &str) -> Self {
+        let counter = Counter::of_cache("larder_cache_near_hits_total", cache);
+        Self { parts: Default::default(), counter }
+    }
+
+    /// Adds one, and returns whether this hit is one of the sample.
+    #[inline]
+    pub(super) fn add_one(&self) -> bool {
+        let before = self.parts.get(PART.with(|part| *part)).map_or(1, |part| part.0.fetch_add(1, Relaxed));
+        self.counter.increment(1);
+        before.is_multiple_of(SAMPLED)
+    }
+
+    pub(super) fn get(&self) -> u64 {
+        self.parts.iter().map(|part| part.0.load(Relaxed)).sum()
+    }
+}
