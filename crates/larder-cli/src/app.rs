@@ -57,8 +57,7 @@ impl App {
         }
         match (&settings.tls_cert, &settings.tls_key) {
             (Some(chain), Some(key)) => {
-                builder =
-                    builder.tls_client_certificate(file("--tls-cert", chain)?, file("--tls-key", key)?);
+                builder = builder.tls_client_certificate(file("--tls-cert", chain)?, file("--tls-key", key)?);
             }
             (None, None) => {}
             _ => return Err(Failure::usage("--tls-cert and --tls-key belong together")),

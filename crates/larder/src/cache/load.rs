@@ -517,7 +517,10 @@ where
     E: Send + Sync + 'static,
     S: LoadSource<V>,
 {
-    fn poll_entry(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<Option<Entry<V>>, LoadError<E>>> {
+    fn poll_entry(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Result<Option<Entry<V>>, LoadError<E>>> {
         let cache = self.load.cache;
         let as_entry = |kept| cache.as_entry(kept, None);
         self.project().load.poll_as(cx, |copy| as_entry(copy.kept()), as_entry)
