@@ -256,7 +256,7 @@ async fn a_refusal_calls_the_hook_and_spreads_when_clients_come_back() {
 async fn a_request_in_flight_holds_its_permit_until_its_body_was_sent_or_the_client_went() {
     for (store, larder) in each_store().await {
         for version in [1, 2] {
-            let semaphore = larder.semaphore(&format!("exports{version}"), 2);
+            let semaphore = larder.semaphore(format!("exports{version}"), 2);
             let layer = InFlightLayer::new(semaphore.clone(), by_user());
             let (go, wait) = tokio::sync::watch::channel(false);
             let handler = move || {
