@@ -28,8 +28,18 @@
 //! # 200 200 200 … 429 429: the limit is 10 a second and 30 a minute.
 //! ```
 //!
-//! If the service is behind a proxy, list the proxy in `TRUSTED_PROXIES` (`10.0.0.0/8,fd00::/8`). Otherwise all clients
-//! of the proxy count as one.
+//! | variable | default | |
+//! |---|---|---|
+//! | `LARDER_URL` | `memory:` | the server |
+//! | `COORDINATION_URL` | none | a second server for locks and limits, which should not evict |
+//! | `ADDRESS`, `PORT` | `127.0.0.1`, `3000` | where to listen; the port 0 chooses a free one |
+//! | `DATABASE` | `:memory:` | the file of SQLite |
+//! | `NEAR_BYTES` | none | keeps up to so many bytes of products in this process |
+//! | `PER_MINUTE` | 30 | requests of a client in a minute |
+//! | `TRUSTED_PROXIES` | none | proxies in front of the service: `10.0.0.0/8,fd00::/8` |
+//! | `JOB_EVERY_MS` | 3600000 | the period of the job |
+//!
+//! Behind a proxy that is not listed in `TRUSTED_PROXIES`, all clients of the proxy count as one.
 
 use std::error::Error;
 use std::net::{IpAddr, SocketAddr};

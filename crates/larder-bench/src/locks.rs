@@ -98,7 +98,7 @@ pub(crate) fn of_larder(larder: &Larder, tasks: u64) -> Lane {
         let larder = larder.clone();
         Box::pin(async move {
             let (task, pairs) = ids.start_and_count();
-            let lock = larder.lock(&format!("larder:{task}")).ttl(TTL);
+            let lock = larder.lock(format!("larder:{task}")).ttl(TTL);
             for _ in 0..pairs {
                 lock.acquire().await?.release().await?;
             }

@@ -57,9 +57,7 @@ impl App {
         }
         match (&settings.tls_cert, &settings.tls_key) {
             (Some(chain), Some(key)) => {
-                let key = String::from_utf8(file("--tls-key", key)?)
-                    .map_err(|_| Failure::usage("--tls-key is not a PEM file"))?;
-                builder = builder.tls_client_certificate(file("--tls-cert", chain)?, key);
+                builder = builder.tls_client_certificate(file("--tls-cert", chain)?, file("--tls-key", key)?);
             }
             (None, None) => {}
             _ => return Err(Failure::usage("--tls-cert and --tls-key belong together")),

@@ -55,7 +55,7 @@ pub struct LarderBuilder {
     client_name: String,
     database: Option<u32>,
     tls_roots: Option<Vec<u8>>,
-    tls_client: Option<(Vec<u8>, Secret)>,
+    tls_client: Option<(Vec<u8>, Secret<Vec<u8>>)>,
     connect_timeout: Duration,
     response_timeout: Duration,
     connections: usize,
@@ -209,13 +209,13 @@ impl LarderBuilder {
     /// ```no_run
     /// # use larder::Larder;
     /// # async fn run() -> Result<(), Box<dyn std::error::Error>> {
-    /// let (chain, key) = (std::fs::read("client.pem")?, std::fs::read_to_string("client.key")?);
+    /// let (chain, key) = (std::fs::read("client.pem")?, std::fs::read("client.key")?);
     /// let builder = Larder::builder().url("rediss://cache.internal");
     /// let larder = builder.tls_client_certificate(chain, key).connect().await?;
     /// # Ok(())
     /// # }
     /// ```
-    pub fn tls_client_certificate(mut self, chain: impl Into<Vec<u8>>, key: impl Into<String>) -> Self {
+    pub fn tls_client_certificate(mut self, chain: impl Into<Vec<u8>>, key: impl Into<Vec<u8>>) -> Self {
         self.tls_client = Some((chain.into(), Secret(key.into())));
         self
     }

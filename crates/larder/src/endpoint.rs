@@ -16,11 +16,11 @@ pub(crate) enum Address {
     Unix(PathBuf),
 }
 
-/// A password. `Debug` does not show it.
+/// A password, or a private key. `Debug` does not show it.
 #[derive(Clone, PartialEq, Eq)]
-pub(crate) struct Secret(pub(crate) String);
+pub(crate) struct Secret<T = String>(pub(crate) T);
 
-impl fmt::Debug for Secret {
+impl<T> fmt::Debug for Secret<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("<redacted>")
     }

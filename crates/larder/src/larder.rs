@@ -146,15 +146,15 @@ impl Larder {
         })
     }
 
-    /// Makes a builder for a typed cache. The name consists of `A-Z a-z 0-9 _ . -`.
+    /// Makes a builder for a typed cache. The name is any text type, and consists of `A-Z a-z 0-9 _ . -`.
     ///
     /// Handles that are built for the same name share their loads. Building a name again with another `V` is an
     /// error.
-    pub fn cache<V>(&self, name: &str) -> CacheBuilder<V>
+    pub fn cache<V>(&self, name: impl AsRef<str>) -> CacheBuilder<V>
     where
         V: Value,
     {
-        CacheBuilder::new(self.context.clone(), name)
+        CacheBuilder::new(self.context.clone(), name.as_ref())
     }
 
     /// Names a tag that entries of any cache of this namespace may carry.
@@ -227,9 +227,20 @@ impl Larder {
     }
 
     /// Makes a distributed lock of any name. It is held for 30 s unless [`ttl`](Lock::ttl) says otherwise.
-    pub fn lock(&self, name: &str) -> Lock {
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> larder::Result<()> {
+    /// # let (larder, cart) = (larder::Larder::connect("memory:").await?, 7);
+    /// let guard = larder.lock(format!("checkout:{cart}")).acquire().await?;
+    /// assert!(larder.lock("checkout:7").try_acquire().await?.is_none());
+    /// guard.release().await?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn lock(&self, name: impl AsRef<str>) -> Lock {
         self.context.note_coordination();
-        Lock::new(self.locks.clone(), name)
+        Lock::new(self.locks.clone(), name.as_ref())
     }
 
     /// Makes several distributed locks that are taken together and without deadlock: see [`SeveralLocks`]. Each is
@@ -241,29 +252,29 @@ impl Larder {
 
     /// Makes a group of locks of any name. Any of its locks can be taken together in one command: see [`LockGroup`].
     /// They are distinct from the locks of [`lock`](Self::lock) and of other groups.
-    pub fn lock_group(&self, name: &str) -> LockGroup {
+    pub fn lock_group(&self, name: impl AsRef<str>) -> LockGroup {
         self.context.note_coordination();
-        LockGroup::new(self.locks.clone(), name)
+        LockGroup::new(self.locks.clone(), name.as_ref())
     }
 
     /// Makes a read-write lock of any name: any number of readers or one writer, first come, first served. See
     /// [`RwLock`].
-    pub fn rw_lock(&self, name: &str) -> RwLock {
+    pub fn rw_lock(&self, name: impl AsRef<str>) -> RwLock {
         self.context.note_coordination();
-        RwLock::new(self.locks.clone(), name)
+        RwLock::new(self.locks.clone(), name.as_ref())
     }
 
     /// Makes an election of any name: one process leads, and the others wait to take its place. See [`Election`].
-    pub fn election(&self, name: &str) -> Election {
+    pub fn election(&self, name: impl AsRef<str>) -> Election {
         self.context.note_coordination();
-        Election::new(self.locks.clone(), name)
+        Election::new(self.locks.clone(), name.as_ref())
     }
 
     /// Makes a job of any name: over all processes, at most one run at a time and one completed run for each period.
     /// See [`Job`].
-    pub fn job(&self, name: &str) -> Job {
+    pub fn job(&self, name: impl AsRef<str>) -> Job {
         self.context.note_coordination();
-        Job::new(self.locks.clone(), name)
+        Job::new(self.locks.clone(), name.as_ref())
     }
 
     /// Makes a distributed semaphore of any name: over all processes, at most `permits` are held at a time. The first
@@ -283,9 +294,9 @@ impl Larder {
     /// # Ok(())
     /// # }
     /// ```
-    pub fn semaphore(&self, name: &str, permits: u64) -> Semaphore {
+    pub fn semaphore(&self, name: impl AsRef<str>, permits: u64) -> Semaphore {
         self.context.note_coordination();
-        Semaphore::new(self.locks.clone(), name, permits)
+        Semaphore::new(self.locks.clone(), name.as_ref(), permits)
     }
 
     /// Makes a rate limiter with one [`Quota`](crate::Quota), or with an array or a `Vec` of several that are decided
@@ -294,10 +305,10 @@ impl Larder {
     /// # Errors
     ///
     /// [`InvalidSetting`](crate::ErrorKind::InvalidSetting): the name or a quota is invalid. Correct it.
-    pub fn rate_limiter(&self, name: &str, quotas: impl Into<Quotas>) -> Result<RateLimiter> {
+    pub fn rate_limiter(&self, name: impl AsRef<str>, quotas: impl Into<Quotas>) -> Result<RateLimiter> {
         self.context.note_coordination();
         self.context.check_coordination_handle()?;
-        RateLimiter::new(self.context.clone(), name, quotas.into())
+        RateLimiter::new(self.context.clone(), name.as_ref(), quotas.into())
     }
 
     /// Decides several keys of rate limiters together, in one round trip: all of them are charged, or none. For

@@ -1,6 +1,6 @@
 //! A distributed cache toolkit on Redis and Valkey, with an embedded store for a laptop.
 //!
-//! One connection, a [`Larder`], hands out typed [`Cache`]s that load through without stampedes,
+//! One handle, a [`Larder`], hands out typed [`Cache`]s that load through without stampedes,
 //! [locks](lock::Lock) with fences, and [rate limiters](limit::RateLimiter) that never admit more than their limit. The
 //! same program runs on `memory:`, on one server, on a cluster and under Sentinel; only the URL changes.
 //!

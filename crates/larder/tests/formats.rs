@@ -297,7 +297,7 @@ fn a_value_that_comes_back_different_is_refused_by_the_verified_round_trip() {
     memory(async |larder| {
         for format in [Format::Json, Format::Plain, Format::MessagePack] {
             let cache: Cache<Halved> = larder
-                .cache(&format!("{format:?}"))
+                .cache(format!("{format:?}"))
                 .format(format)
                 .ttl(HOUR)
                 .verify_encoding(true)

@@ -12,6 +12,7 @@ use std::time::Duration;
 use axum::body::Body;
 use axum::routing::get;
 use axum::{Extension, Router};
+use futures_util::future::Either;
 use http::{Method, StatusCode, header};
 use http_body_util::BodyExt;
 use hyper::client::conn::{http1, http2};
@@ -255,7 +256,7 @@ async fn a_refusal_calls_the_hook_and_spreads_when_clients_come_back() {
 async fn a_request_in_flight_holds_its_permit_until_its_body_was_sent_or_the_client_went() {
     for (store, larder) in each_store().await {
         for version in [1, 2] {
-            let semaphore = larder.semaphore(&format!("exports{version}"), 2);
+            let semaphore = larder.semaphore(format!("exports{version}"), 2);
             let layer = InFlightLayer::new(semaphore.clone(), by_user());
             let (go, wait) = tokio::sync::watch::channel(false);
             let handler = move || {
@@ -305,5 +306,26 @@ async fn a_request_in_flight_holds_its_permit_until_its_body_was_sent_or_the_cli
             let again = ask(version, address, request(Method::GET, "/", &[("x-user", "ann")])).await;
             assert_eq!((again.status, again.body.as_str()), (StatusCode::OK, "firstrest"), "{store}");
         }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_request_that_finds_the_queue_for_a_permit_full_is_refused_with_429() {
+    for (store, larder) in each_store().await {
+        let exports = larder.semaphore("exports", 1).max_waiting(1);
+        let held = exports.key("ann").acquire().await.unwrap();
+        let layer = InFlightLayer::new(exports, by_user()).wait(Duration::from_secs(30)).allow_in_outage();
+        let address = serve(Router::new().route("/", get(|| async { "served" })).layer(layer)).await;
+        let ask = || ask(1, address, request(Method::GET, "/", &[("x-user", "ann")]));
+        // Of two requests one waits, and the other does not.
+        let (first, second) = (std::pin::pin!(ask()), std::pin::pin!(ask()));
+        let (refused, waits) = match futures_util::future::select(first, second).await {
+            Either::Left(first) => first,
+            Either::Right(second) => second,
+        };
+        let found = (refused.status, refused.one("retry-after"));
+        assert_eq!(found, (StatusCode::TOO_MANY_REQUESTS, Some("1")), "{store}");
+        held.release().await.unwrap();
+        assert_eq!(waits.await.status, StatusCode::OK, "{store}");
     }
 }

@@ -211,9 +211,9 @@ async fn quotas_follow_the_request_or_the_key() {
                 limiter(&larder, &format!("tiers{version}"), Quota::per_hour(2)),
                 by_user(),
             )
-            .quotas(|request| request.headers().contains_key("x-paid").then(|| Quota::per_hour(4).into()));
+            .quotas(|request| request.headers().contains_key("x-paid").then_some(Quota::per_hour(4)));
             let by_key = limiter(&larder, &format!("keys{version}"), Quota::per_hour(2))
-                .quotas_by(|key| key.starts_with("paid").then(|| Quota::per_hour(4).into()));
+                .quotas_by(|key| key.starts_with("paid").then_some([Quota::per_hour(4)]));
             let app = Router::new()
                 .route("/request", get(|| async { "ok" }).layer(by_request))
                 .route("/key", get(|| async { "ok" }).layer(RateLimitLayer::new(by_key.clone(), by_user())));

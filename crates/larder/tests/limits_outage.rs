@@ -154,7 +154,7 @@ async fn shares_together_admit_at_most_the_limit_in_any_window_of_an_outage() {
     }
     server.kill();
     let limiters = |larder: &Larder| -> Vec<RateLimiter> {
-        let limiter = |quota: &Quota| larder.rate_limiter(&format!("of{}", quota.limit()), *quota).unwrap();
+        let limiter = |quota: &Quota| larder.rate_limiter(format!("of{}", quota.limit()), *quota).unwrap();
         quotas
             .iter()
             .map(|quota| limiter(quota).outage(OutagePolicy::LocalShare(PROGRAMS)).unwrap())

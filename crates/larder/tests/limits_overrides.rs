@@ -15,7 +15,7 @@ const DAY: Duration = Duration::from_secs(24 * 3600);
 async fn a_key_with_an_override_has_its_limits_and_the_others_keep_theirs() {
     for (store, larder) in each_store().await {
         for own in [Quota::per_hour(10), Quota::per_hour(100)] {
-            let limiter = larder.rate_limiter(&format!("api{}", own.limit()), own).unwrap();
+            let limiter = larder.rate_limiter(format!("api{}", own.limit()), own).unwrap();
             assert_eq!(limiter.check_n("ann", 4).await.unwrap().remaining(), own.limit() - 4);
             for over in [
                 Quota::per_hour(50),
@@ -57,7 +57,7 @@ async fn a_key_with_an_override_has_its_limits_and_the_others_keep_theirs() {
 async fn a_cost_above_the_limiters_own_limit_passes_where_an_override_allows_it() {
     for (store, larder) in each_store().await {
         for own in [Quota::per_hour(10), Quota::per_hour(100), Quota::per_hour(60).gcra(5)] {
-            let limiter = larder.rate_limiter(&format!("own{}", own.limit()), own).unwrap();
+            let limiter = larder.rate_limiter(format!("own{}", own.limit()), own).unwrap();
             let error = limiter.check_n("ann", 101).await.unwrap_err();
             assert_eq!(error.kind(), ErrorKind::InvalidSetting, "{store} {own:?}");
             let error = limiter.acquire_n("ann", 101, DAY).await.unwrap_err();

@@ -49,7 +49,7 @@ fn work(url: &str) {
         let mut tasks = Vec::new();
         for task in 0..TASKS {
             let (limit, leased) = LIMITS[task % LIMITS.len()];
-            let limiter = larder.rate_limiter(&format!("limit-{limit}"), Quota::new(limit, WINDOW)).unwrap();
+            let limiter = larder.rate_limiter(format!("limit-{limit}"), Quota::new(limit, WINDOW)).unwrap();
             let limiter = if leased { limiter.leased(10).unwrap() } else { limiter };
             tasks.push(tokio::spawn(async move {
                 let end = Instant::now() + SPAN;

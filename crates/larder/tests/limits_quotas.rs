@@ -40,7 +40,7 @@ async fn a_cost_is_charged_whole_or_not_at_all() {
             Quota::per_hour(100_000),
             Quota::per_hour(10).gcra(10),
         ] {
-            let limiter = larder.rate_limiter(&format!("api{}", quota.limit()), quota).unwrap();
+            let limiter = larder.rate_limiter(format!("api{}", quota.limit()), quota).unwrap();
             let (most, key) = (quota.limit(), format!("{quota:?}"));
             assert_eq!(limiter.check_n(&key, most - 3).await.unwrap().remaining(), 3, "{store} {quota:?}");
             assert!(!limiter.check_n(&key, 4).await.unwrap().is_allowed(), "{store} {quota:?}");

@@ -307,7 +307,7 @@ async fn a_lease_lets_a_lone_caller_use_the_whole_limit_and_no_more() {
     for (store, larder) in each_store().await {
         for limit in [10, 40] {
             let quota = Quota::per_hour(limit);
-            let limiter = larder.rate_limiter(&format!("api{limit}"), quota).unwrap().leased(4).unwrap();
+            let limiter = larder.rate_limiter(format!("api{limit}"), quota).unwrap().leased(4).unwrap();
             for place in 0..limit {
                 assert!(limiter.allow("a").await.unwrap(), "{store}: the {place}th of {limit}");
             }

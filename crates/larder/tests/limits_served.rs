@@ -113,7 +113,7 @@ fn field<'a>(answer: &'a Response<Bytes>, name: &str) -> Option<&'a str> {
 async fn behind_hyper_requests_are_limited_by_address_and_connections_live_on() {
     for (store, larder) in each_store().await {
         for version in [1, 2] {
-            let limiter = larder.rate_limiter(&format!("http{version}"), Quota::per_hour(2)).unwrap();
+            let limiter = larder.rate_limiter(format!("http{version}"), Quota::per_hour(2)).unwrap();
             let layer = RateLimitLayer::new(limiter, ClientIp::new());
             let address = serve(layer.skip(|request| request.uri().path() == "/health")).await;
             let mut connection = Connection::open(version, address).await;

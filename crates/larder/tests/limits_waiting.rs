@@ -55,7 +55,7 @@ async fn a_turn_is_one_round_trip_and_not_a_poll() {
     // again.
     let window = Duration::from_secs(3);
     for quota in [Quota::new(2, window), Quota::new(30, window)] {
-        let limiter = larder.rate_limiter(&format!("api{}", quota.limit()), quota).unwrap();
+        let limiter = larder.rate_limiter(format!("api{}", quota.limit()), quota).unwrap();
         limiter.take_up_to("a", quota.limit()).await.unwrap();
         server.reset_stats();
         let calls = || server.calls("evalsha") + server.calls("eval");
@@ -90,7 +90,7 @@ async fn a_turn_is_one_round_trip_and_not_a_poll() {
 async fn a_caller_that_would_wait_too_long_is_refused_at_once() {
     for (store, larder) in each_store().await {
         for quota in [Quota::per_hour(1), Quota::per_hour(30)] {
-            let limiter = larder.rate_limiter(&format!("api{}", quota.limit()), quota).unwrap();
+            let limiter = larder.rate_limiter(format!("api{}", quota.limit()), quota).unwrap();
             limiter.take_up_to("a", quota.limit()).await.unwrap();
             let started = Instant::now();
             let refused = limiter.acquire("a", Duration::from_secs(60)).await.unwrap();
@@ -171,7 +171,7 @@ async fn turns_that_a_blocked_runtime_sleeps_through_are_asked_for_again() {
     for (store, larder) in each_store().await {
         let window = Duration::from_millis(600);
         for limit in [20, 30] {
-            let limiter = larder.rate_limiter(&format!("late{limit}"), Quota::new(limit, window)).unwrap();
+            let limiter = larder.rate_limiter(format!("late{limit}"), Quota::new(limit, window)).unwrap();
             let waiting: Vec<_> = (0..4 * limit)
                 .map(|_| {
                     let limiter = limiter.clone();

@@ -273,6 +273,22 @@ async fn a_remembered_absence_ends_with_its_time_a_write_or_an_invalidation() {
 }
 
 #[tokio::test]
+async fn an_optional_load_says_where_a_value_that_exists_came_from() {
+    for (store, larder) in each_store().await {
+        let users = remembering(&larder);
+        let found = |row: Option<User>| {
+            let load = users.get_or_load_optional("a", |_| async { Ok::<_, Infallible>(row) }).entry();
+            async { load.await.unwrap().map(|entry| (entry.source(), entry.into_value())) }
+        };
+        assert_eq!(found(None).await, None, "{store}");
+        assert_eq!(found(Some(user("Ann"))).await, None, "{store}: the absence is remembered");
+        users.delete("a").await.unwrap();
+        assert_eq!(found(Some(user("Ann"))).await, Some((Source::Loaded, user("Ann"))), "{store}");
+        assert_eq!(found(None).await, Some((Source::Server, user("Ann"))), "{store}");
+    }
+}
+
+#[tokio::test]
 async fn a_remembered_absence_is_nothing_to_all_who_do_not_ask_for_it() {
     for (store, larder, by) in each_way().await {
         let users = remembering(&larder);
@@ -592,6 +608,19 @@ async fn a_loader_of_many_is_given_just_the_missing_keys_and_the_answers_keep_th
         assert!(asked.take().is_empty(), "{store}: what is there was loaded");
         let none = users.get_or_load_many(Vec::<u32>::new(), asked.loader()).await.unwrap();
         assert!(none.is_empty() && asked.take().is_empty(), "{store}");
+    }
+}
+
+#[tokio::test]
+async fn what_a_loader_of_many_gives_is_kept_for_as_long_as_the_call_says() {
+    for (store, larder) in each_store().await {
+        let users = larder.cache::<User>("user").build().unwrap();
+        let asked = Asked::default();
+        users.get_or_load_many([1], asked.loader()).no_expiry().await.unwrap();
+        users.get_or_load_many([2], asked.loader()).ttl(HOUR).await.unwrap();
+        assert_eq!(users.ttl(1).await.unwrap(), Some(Expiry::Never), "{store}");
+        assert!(matches!(users.ttl(2).await.unwrap(), Some(Expiry::After(left)) if left <= HOUR), "{store}");
+        assert!(users.get_or_load_many([3], asked.loader()).await.is_err(), "{store}");
     }
 }
 

@@ -3,11 +3,11 @@
 
 mod support;
 
+use std::sync::Arc;
 use std::time::Duration;
 
-use larder::ErrorKind;
-
-use larder::lock::{Fence, Guard, LockTicket, ReleaseOutcome};
+use larder::lock::{Fence, Guard, JobRun, LockTicket, ReleaseOutcome};
+use larder::{ErrorKind, Quota};
 use support::waiting::InLine;
 use support::{each_pair, each_store, until};
 
@@ -47,6 +47,32 @@ async fn a_holder_is_named_with_its_fence_its_time_and_those_who_wait() {
         assert!(this_process(&holder.process), "{store}: handed over to {holder:?}");
         guard.release().await.unwrap();
         assert_eq!(lock.holder().await.unwrap(), None, "{store}");
+    }
+}
+
+#[tokio::test]
+async fn a_name_is_text_of_any_type() {
+    for (store, larder) in each_store().await {
+        let (owned, shared): (String, Arc<str>) = (format!("cart-{}", 7), "cart-7".into());
+        let guard = larder.lock(owned.clone()).acquire().await.unwrap();
+        for lock in [larder.lock(&owned), larder.lock(shared.clone()), larder.lock("cart-7")] {
+            assert!(lock.try_acquire().await.unwrap().is_none(), "{store}: another lock");
+        }
+        guard.release().await.unwrap();
+
+        larder.cache::<String>(owned.clone()).ttl(TTL).build().unwrap().set("a", &owned).await.unwrap();
+        let read = larder.cache::<String>(&owned).build().unwrap().get("a").await.unwrap();
+        assert_eq!(read.as_ref(), Some(&owned), "{store}");
+        let limiter = larder.rate_limiter(owned.clone(), Quota::per_hour(1)).unwrap();
+        assert_eq!(limiter.name(), "cart-7");
+
+        larder.lock_group(owned.clone()).locks([&owned]).acquire().await.unwrap().release().await.unwrap();
+        larder.locks([owned.clone()]).acquire().await.unwrap().release().await.unwrap();
+        larder.rw_lock(owned.clone()).read().await.unwrap().release().await.unwrap();
+        larder.election(owned.clone()).campaign().await.unwrap().resign().await.unwrap();
+        larder.semaphore(owned.clone(), 1).acquire().await.unwrap().release().await.unwrap();
+        let run = larder.job(owned).every(TTL).run(async |_| Ok::<_, String>(7)).await.unwrap();
+        assert!(matches!(run, JobRun::Ran(Ok(7))), "{store}: {run:?}");
     }
 }
 

@@ -64,7 +64,7 @@ async fn renewals_of_many_locks_share_round_trips() {
     for number in 0..200 {
         guards.push(
             larder
-                .lock(&format!("l{number}"))
+                .lock(format!("l{number}"))
                 .ttl(Duration::from_secs(3))
                 .keep_alive()
                 .acquire()

@@ -113,7 +113,7 @@ async fn on_a_cluster_the_replica_of_the_locks_node_is_asked() {
     let cluster = Cluster::start();
     let larder = connect_as(&cluster.url(), "w").await;
     for number in 0..6 {
-        let lock = larder.lock(&format!("lock-{number}")).ttl(LONG).replicated(1);
+        let lock = larder.lock(format!("lock-{number}")).ttl(LONG).replicated(1);
         until("the node's replica has it", async || lock.try_acquire().await.is_ok()).await;
     }
     let lock = larder.lock("a").ttl(LONG).replicated(2);
@@ -145,7 +145,7 @@ async fn one_lock_that_waits_for_replicas_holds_up_no_other_request() {
     })
     .await;
     for number in 0..50 {
-        let guard = larder.lock(&format!("other-{number}")).acquire().await.unwrap();
+        let guard = larder.lock(format!("other-{number}")).acquire().await.unwrap();
         guard.release().await.unwrap();
     }
     assert!(!waiting.is_finished(), "the others were slower");
@@ -164,7 +164,7 @@ async fn locks_that_wait_for_replicas_at_the_same_time_do_not_hold_up_each_other
     replica.pause();
     let waiting: Vec<_> = (0..LOCKS)
         .map(|number| {
-            let lock = larder.lock(&format!("lock-{number}")).ttl(LONG).replicated(1);
+            let lock = larder.lock(format!("lock-{number}")).ttl(LONG).replicated(1);
             tokio::spawn(async move {
                 loop {
                     // On a machine that stalls for a second the answer may be late.

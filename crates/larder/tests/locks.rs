@@ -141,7 +141,7 @@ async fn extending_never_shortens() {
 #[tokio::test]
 async fn a_lock_name_has_a_longest_length_too() {
     for (_, larder) in each_store().await {
-        let error = larder.lock(&"x".repeat(2000)).try_acquire().await.unwrap_err();
+        let error = larder.lock("x".repeat(2000)).try_acquire().await.unwrap_err();
         assert_eq!(error.kind(), ErrorKind::KeyTooLong);
     }
 }

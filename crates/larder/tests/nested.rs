@@ -36,7 +36,7 @@ async fn a_loader_that_asks_for_its_own_key_fails_at_once_and_the_error_names_it
     for (store, larder) in each_store().await {
         for format in [Format::Json, Format::Plain] {
             let cache: Cache<u32> =
-                larder.cache(&format!("{format:?}")).ttl(HOUR).format(format).build().unwrap();
+                larder.cache(format!("{format:?}")).ttl(HOUR).format(format).build().unwrap();
             let inner = cache.clone();
             let load = cache.get_or_load("k", move || one(inner, "k"));
             let error = within("a load that waits for itself", LIMIT, load).await.unwrap_err();

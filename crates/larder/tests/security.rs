@@ -150,23 +150,22 @@ async fn coordination_operations(larder: &Larder) -> Outcome {
     let ended = limiter.end_override("someone").await;
     failed.extend(ended.err().map(|error| ("end override", error)));
     failed.extend(limiter.reset("someone").await.err().map(|error| ("reset", error)));
-    let leadership = larder.election(&namespace()).campaign().await;
+    let leadership = larder.election(namespace()).campaign().await;
     failed.extend(leadership.err().map(|error| ("campaign", error)));
-    let read = larder.rw_lock(&namespace()).read().await;
+    let read = larder.rw_lock(namespace()).read().await;
     failed.extend(read.err().map(|error| ("read", error)));
-    let group = larder.lock_group(&namespace()).locks(["a", "b"]).acquire().await;
+    let group = larder.lock_group(namespace()).locks(["a", "b"]).acquire().await;
     failed.extend(group.err().map(|error| ("group", error)));
-    let job = larder.job(&namespace()).run_slot("a", async |_| Ok::<_, String>(())).await;
+    let job = larder.job(namespace()).run_slot("a", async |_| Ok::<_, String>(())).await;
     failed.extend(job.err().map(|error| ("job", error)));
-    let semaphore = larder.semaphore(&namespace(), 1);
+    let semaphore = larder.semaphore(namespace(), 1);
     match semaphore.try_acquire().await {
         Err(error) => drop(failed.insert("permit", error)),
         Ok(permit) => {
             let permit = permit.expect("a permit that no other caller takes");
             failed.extend(semaphore.in_use().await.err().map(|error| ("in use", error)));
             // A script removes expired leases, so leave one behind.
-            let brief =
-                larder.semaphore(&namespace(), 1).ttl(Duration::from_millis(10)).acquire_many(1).await;
+            let brief = larder.semaphore(namespace(), 1).ttl(Duration::from_millis(10)).acquire_many(1).await;
             // On a slow machine its 10 ms are over before the reply arrives.
             let error = brief.err().filter(|error| error.kind() != ErrorKind::LockLost);
             failed.extend(error.map(|error| ("permit", error)));
@@ -182,7 +181,7 @@ async fn coordination_operations(larder: &Larder) -> Outcome {
             failed.extend(permit.release().await.err().map(|error| ("give back", error)));
         }
     }
-    let waited_for = larder.lock(&namespace());
+    let waited_for = larder.lock(namespace());
     if let Ok(Some(guard)) = waited_for.try_acquire().await {
         let waiter = tokio::spawn({
             let lock = waited_for.clone();
@@ -197,7 +196,7 @@ async fn coordination_operations(larder: &Larder) -> Outcome {
             Ok(guard) => drop(guard.release().await),
         }
     }
-    match larder.lock(&namespace()).try_acquire().await {
+    match larder.lock(namespace()).try_acquire().await {
         Err(error) => drop(failed.insert("acquire", error)),
         Ok(guard) => {
             let guard = guard.expect("a lock that no other caller takes");
@@ -365,10 +364,10 @@ async fn quarantine_needs_info_and_replicas_need_wait() {
         let blocks: Vec<&str> = ["cache", "coordination"].into_iter().chain(block).collect();
         apply(&server, &blocks);
         let larder = as_shop(&server.url()).connect().await.unwrap();
-        let quarantined = larder.lock(&namespace()).ttl(lease).quarantine(lease).try_acquire().await;
+        let quarantined = larder.lock(namespace()).ttl(lease).quarantine(lease).try_acquire().await;
         let expected = matches!(quarantined.unwrap_err().kind(), ErrorKind::Quarantined { .. });
         assert_eq!(expected, block == Some("eviction"), "{block:?}");
-        let replicated = async || larder.lock(&namespace()).ttl(lease).replicated(1).try_acquire().await;
+        let replicated = async || larder.lock(namespace()).ttl(lease).replicated(1).try_acquire().await;
         if block == Some("replicas") {
             until("the replica is up", async || replicated().await.is_ok()).await;
         } else {

@@ -201,7 +201,7 @@ async fn a_server_that_asks_for_client_certificates_gets_one() {
     let (server, _folder) = authority.server(&authority.certify("127.0.0.1", |_| {}), "yes");
     let builder = || patient().url(server.url()).tls_roots(authority.pem.as_str());
     let (chain, key) = authority.certify("a client", |_| {});
-    let larder = builder().tls_client_certificate(chain.as_str(), key.as_str()).connect().await.unwrap();
+    let larder = builder().tls_client_certificate(chain.as_str(), key.as_bytes()).connect().await.unwrap();
     plain(&larder).set("a", &"Ann".to_owned()).await.unwrap();
     // A reconnect shows it again.
     server.command(&["CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes"]);

@@ -75,7 +75,7 @@ impl LarderBuilder {
             }
             Target::Server(_)
                 if self.tls_client.as_ref().is_some_and(|(chain, Secret(key))| {
-                    !is_certificate(chain) || !key.contains("PRIVATE KEY-----")
+                    !is_certificate(chain) || !String::from_utf8_lossy(key).contains("PRIVATE KEY-----")
                 }) =>
             {
                 Err(Error::invalid(

@@ -140,6 +140,10 @@ where
     ///     .build()?;
     /// let absent = users.get_or_load_optional(404, |_| async { Ok::<_, std::io::Error>(None) }).await?;
     /// assert_eq!(absent, None);
+    ///
+    /// let load = users.get_or_load_optional(7, |_| async { Ok::<_, std::io::Error>(Some("Ann".to_owned())) });
+    /// let ann = load.entry().await?.expect("it exists");
+    /// assert_eq!((ann.value().as_str(), ann.source()), ("Ann", larder::Source::Loaded));
     /// # Ok(())
     /// # }
     /// ```
@@ -352,11 +356,10 @@ impl<'a, V, T, E, S> Load<'a, V, T, E, S> {
         self.timeout = Some(timeout);
         self
     }
-}
 
-impl<'a, V, E, S> Load<'a, V, V, E, S> {
-    /// Returns the value together with its source and age.
-    pub fn entry(self) -> LoadEntry<'a, V, E, S> {
+    /// Returns the value together with its source and age; after
+    /// [`get_or_load_optional`](Cache::get_or_load_optional) an `Option` of that.
+    pub fn entry(self) -> LoadEntry<'a, V, T, E, S> {
         LoadEntry { load: self }
     }
 }
@@ -502,13 +505,29 @@ where
 pin_project! {
     /// A value to get or load, together with its source and age. Made by [`Load::entry`].
     #[must_use = "nothing is loaded before this is awaited"]
-    pub struct LoadEntry<'a, V, E, S> {
+    pub struct LoadEntry<'a, V, T, E, S> {
         #[pin]
-        load: Load<'a, V, V, E, S>,
+        load: Load<'a, V, T, E, S>,
     }
 }
 
-impl<V, E, S> Future for LoadEntry<'_, V, E, S>
+impl<V, T, E, S> LoadEntry<'_, V, T, E, S>
+where
+    V: Value,
+    E: Send + Sync + 'static,
+    S: LoadSource<V>,
+{
+    fn poll_entry(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Result<Option<Entry<V>>, LoadError<E>>> {
+        let cache = self.load.cache;
+        let as_entry = |kept| cache.as_entry(kept, None);
+        self.project().load.poll_as(cx, |copy| as_entry(copy.kept()), as_entry)
+    }
+}
+
+impl<V, E, S> Future for LoadEntry<'_, V, V, E, S>
 where
     V: Value,
     E: Send + Sync + 'static,
@@ -517,13 +536,23 @@ where
     type Output = Result<Entry<V>, LoadError<E>>;
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        let cache = self.load.cache;
-        let as_entry = |kept| cache.as_entry(kept, None);
-        let polled = self.project().load.poll_as(cx, |copy| as_entry(copy.kept()), as_entry);
-        Poll::Ready(match ready!(polled)? {
+        Poll::Ready(match ready!(self.poll_entry(cx))? {
             Some(entry) => Ok(entry),
             None => Err(Error::closed().into()),
         })
+    }
+}
+
+impl<V, E, S> Future for LoadEntry<'_, V, Option<V>, E, S>
+where
+    V: Value,
+    E: Send + Sync + 'static,
+    S: LoadSource<V>,
+{
+    type Output = Result<Option<Entry<V>>, LoadError<E>>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        self.poll_entry(cx)
     }
 }
 
@@ -539,7 +568,7 @@ impl<V, T, E, S: LoadSource<V>> fmt::Debug for Load<'_, V, T, E, S> {
     }
 }
 
-impl<V, E, S: LoadSource<V>> fmt::Debug for LoadEntry<'_, V, E, S> {
+impl<V, T, E, S: LoadSource<V>> fmt::Debug for LoadEntry<'_, V, T, E, S> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.load.fmt(f)
     }

@@ -151,6 +151,12 @@ impl<V, K, E> LoadMany<'_, V, K, E> {
         self
     }
 
+    /// Keeps the loaded values until they are deleted or evicted.
+    pub fn no_expiry(mut self) -> Self {
+        self.expiry = Some(Expiry::Never);
+        self
+    }
+
     /// Adds a tag to all loaded values. May be called several times.
     pub fn tag(mut self, tag: impl Into<String>) -> Self {
         self.tags.push(tag.into());

@@ -25,7 +25,7 @@ type Skip = Arc<dyn Fn(&RequestHead<'_>) -> bool + Send + Sync>;
 ///
 /// A request acquires a permit of its key and holds it until the response's body has been sent or the client has
 /// disconnected. A request without a permit is answered with 429 and `Retry-After: 1`, or with 503 while the store
-/// is down.
+/// is down. With [`wait`](Self::wait) it first waits for a permit; [`Semaphore::max_waiting`] limits how many wait.
 ///
 /// ```
 /// use larder::Larder;
@@ -97,7 +97,9 @@ impl<R> InFlightLayer<R> {
         match taken {
             Ok(Some(permit)) => Ok(Some(permit)),
             Ok(None) => Err(StatusCode::TOO_MANY_REQUESTS),
-            Err(error) if error.kind() == ErrorKind::LockHeld => Err(StatusCode::TOO_MANY_REQUESTS),
+            Err(error) if matches!(error.kind(), ErrorKind::LockHeld | ErrorKind::QueueFull) => {
+                Err(StatusCode::TOO_MANY_REQUESTS)
+            }
             Err(error) => {
                 tracing::debug!(target: target::HTTP, %error, "the requests in flight could not be counted");
                 if self.allow_in_outage { Ok(None) } else { Err(StatusCode::SERVICE_UNAVAILABLE) }

@@ -103,11 +103,31 @@ impl<R> RateLimitLayer<R> {
     }
 
     /// Sets other quotas of the first limiter for some requests, for example by the customer's plan: those that the
-    /// closure returns, or the limiter's own for `None`. Earlier charges to the same key count under all quotas.
+    /// closure returns, or the limiter's own for `None`. The closure returns one [`Quota`](crate::Quota), an array or
+    /// a `Vec` of several, or [`Quotas`]. Earlier charges to the same key count under all quotas.
     /// [`RateLimiter::quotas_by`] does the same by the key alone. Requests with invalid quotas are answered with
     /// 503 and logged.
+    ///
+    /// ```
+    /// # use larder::http::{HeaderKey, RateLimitLayer};
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> larder::Result<()> {
+    /// # let larder = larder::Larder::connect("memory:").await?;
+    /// use larder::Quota;
+    ///
+    /// let limiter = larder.rate_limiter("api", Quota::per_minute(10))?;
+    /// let layer = RateLimitLayer::new(limiter, HeaderKey::new("x-api-key")?)
+    ///     .quotas(|request| request.headers().contains_key("x-paid").then_some(Quota::per_minute(1000)));
+    /// # let _ = layer;
+    /// # Ok(())
+    /// # }
+    /// ```
     #[must_use]
-    pub fn quotas(self, quotas: impl Fn(&RequestHead<'_>) -> Option<Quotas> + Send + Sync + 'static) -> Self {
+    pub fn quotas<Q>(self, quotas: impl Fn(&RequestHead<'_>) -> Option<Q> + Send + Sync + 'static) -> Self
+    where
+        Q: Into<Quotas> + 'static,
+    {
+        let quotas = move |request: &RequestHead<'_>| quotas(request).map(Into::into);
         self.with(|options| options.quotas = Some(Arc::new(quotas)))
     }
 

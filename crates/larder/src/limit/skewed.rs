@@ -104,7 +104,7 @@ async fn whatever_the_clocks_of_programs_say_no_window_holds_more_than_the_limit
     let mut asking = Vec::new();
     for (place, quota) in quotas.iter().enumerate() {
         for larder in &programs {
-            let limiter = larder.rate_limiter(&format!("of{}", quota.limit()), *quota).unwrap();
+            let limiter = larder.rate_limiter(format!("of{}", quota.limit()), *quota).unwrap();
             for asks in [Asks::Plainly, Asks::InLeases, Asks::InTurns] {
                 let task = tokio::spawn(ask(limiter.clone(), asks, end));
                 asking.push(async move { (place, asks, task.await.unwrap()) });

@@ -42,8 +42,9 @@ impl RateLimiter {
         self.plan().quotas.clone()
     }
 
-    /// Sets quotas by key: those that `quotas` returns, or the limiter's own for `None`. The closure is called for
-    /// every decision, so it should only read memory and must not block.
+    /// Sets quotas by key: those that `quotas` returns, or the limiter's own for `None`. The closure returns one
+    /// [`Quota`], an array or a `Vec` of several, or [`Quotas`]. It is called for every decision, so it should only
+    /// read memory and must not block.
     ///
     /// ```
     /// # #[tokio::main(flavor = "current_thread")]
@@ -53,7 +54,7 @@ impl RateLimiter {
     ///
     /// let limiter = larder
     ///     .rate_limiter("api", Quota::per_minute(10))?
-    ///     .quotas_by(|key| key.starts_with("paid:").then(|| Quota::per_minute(1000).into()));
+    ///     .quotas_by(|key| key.starts_with("paid:").then_some(Quota::per_minute(1000)));
     /// assert_eq!(limiter.remaining("paid:ann").await?, 1000);
     /// assert_eq!(limiter.remaining("free:bob").await?, 10);
     /// # Ok(())
@@ -65,8 +66,11 @@ impl RateLimiter {
     ///
     /// [wire format]: crate::guide::wire_format
     #[must_use]
-    pub fn quotas_by(self, quotas: impl Fn(&str) -> Option<Quotas> + Send + Sync + 'static) -> Self {
-        self.with(|inner| inner.by_key = Some(Arc::new(quotas)))
+    pub fn quotas_by<Q>(self, quotas: impl Fn(&str) -> Option<Q> + Send + Sync + 'static) -> Self
+    where
+        Q: Into<Quotas> + 'static,
+    {
+        self.with(|inner| inner.by_key = Some(Arc::new(move |key| quotas(key).map(Into::into))))
     }
 
     /// Returns a handle of this limiter with other quotas, for example those of a customer's plan. All handles

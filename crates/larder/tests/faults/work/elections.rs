@@ -21,7 +21,7 @@ pub(crate) fn start(scene: &Arc<Scene>, tasks: &mut JoinSet<()>, draw: &mut impl
 }
 
 async fn campaign(scene: Arc<Scene>, number: u64, mut rng: StdRng) {
-    let election = scene.larder.election(&format!("role-{number}")).ttl(TTL);
+    let election = scene.larder.election(format!("role-{number}")).ttl(TTL);
     let thing = Thing { number, weight: 1 };
     while scene.goes_on() {
         let (patience, limit) = patience(&mut rng);
@@ -38,7 +38,7 @@ async fn campaign(scene: Arc<Scene>, number: u64, mut rng: StdRng) {
 
 /// Who leads, as others see it.
 async fn look(scene: Arc<Scene>, number: u64, mut rng: StdRng) {
-    let election = scene.larder.election(&format!("role-{number}"));
+    let election = scene.larder.election(format!("role-{number}"));
     while scene.goes_on() {
         let start = scene.now();
         if let Ok(leader) = election.leader().await {

@@ -27,7 +27,7 @@ pub(crate) fn start(scene: &Arc<Scene>, tasks: &mut JoinSet<()>, draw: &mut impl
 }
 
 async fn call(scene: Arc<Scene>, number: u64, mut rng: StdRng) {
-    let job = scene.larder.job(&format!("job-{number}")).every(EVERY).ttl(TTL);
+    let job = scene.larder.job(format!("job-{number}")).every(EVERY).ttl(TTL);
     let job = job.tolerance(Duration::ZERO).attempts(1_000_000).backoff(BACKOFF);
     while scene.goes_on() {
         let (asked, attempt) = (scene.now(), scene.next_attempt());

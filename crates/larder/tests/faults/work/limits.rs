@@ -25,8 +25,7 @@ pub(crate) fn start(scene: &Arc<Scene>, tasks: &mut JoinSet<()>, draw: &mut impl
 }
 
 fn limiter(scene: &Scene, number: usize) -> Result<RateLimiter> {
-    let limiter =
-        scene.larder.rate_limiter(&format!("limit-{number}"), Quota::new(LIMITS[number], WINDOW))?;
+    let limiter = scene.larder.rate_limiter(format!("limit-{number}"), Quota::new(LIMITS[number], WINDOW))?;
     if number == 2 { limiter.leased(10) } else { Ok(limiter) }
 }
 

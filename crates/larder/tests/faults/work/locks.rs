@@ -25,7 +25,7 @@ pub(crate) fn start(scene: &Arc<Scene>, tasks: &mut JoinSet<()>, draw: &mut impl
 async fn contend(scene: Arc<Scene>, mut rng: StdRng) {
     while scene.goes_on() {
         let thing = Thing { number: rng.random_range(THINGS), weight: 1 };
-        let lock = scene.larder.lock(&format!("gate-{}", thing.number)).ttl(TTL);
+        let lock = scene.larder.lock(format!("gate-{}", thing.number)).ttl(TTL);
         let lock = if thing.number == QUARANTINED && scene.fails_over { lock.quarantine(TTL) } else { lock };
         let kept = rng.random_bool(0.5);
         let lock = if kept { lock.keep_alive() } else { lock };

@@ -25,7 +25,7 @@ pub(crate) struct Tls {
     /// Authorities to trust instead of the operating system's, in PEM.
     roots: Option<Vec<u8>>,
     /// A certificate chain and its private key, in PEM.
-    client: Option<(Vec<u8>, Secret)>,
+    client: Option<(Vec<u8>, Secret<Vec<u8>>)>,
     /// Built for the first connection, and shared by all later ones.
     #[cfg(feature = "tls")]
     config: OnceLock<Arc<ClientConfig>>,
@@ -45,7 +45,7 @@ impl std::fmt::Debug for Tls {
 }
 
 impl Tls {
-    pub(crate) fn new(roots: Option<Vec<u8>>, client: Option<(Vec<u8>, Secret)>) -> Self {
+    pub(crate) fn new(roots: Option<Vec<u8>>, client: Option<(Vec<u8>, Secret<Vec<u8>>)>) -> Self {
         Self {
             roots,
             client,
@@ -90,7 +90,7 @@ impl Tls {
             None => builder.with_no_client_auth(),
             Some((chain, Secret(key))) => {
                 let chain = certificates(chain, "the client's certificate chain")?;
-                let key = PrivateKeyDer::from_pem_slice(key.as_bytes())
+                let key = PrivateKeyDer::from_pem_slice(key)
                     .map_err(|error| unusable(format!("the client's private key cannot be read: {error}")))?;
                 builder
                     .with_client_auth_cert(chain, key)
