@@ -49,7 +49,7 @@ pub use entry::{Compression, EntryInfo, EntryKind, EntryReport, EntryTag, EntryV
 pub use locks::{HolderInfo, JobRunInfo, LockInfo, LockKind, LockScan, WaiterInfo};
 pub use processes::{Process, ProcessCounters};
 pub use reply::RawReply;
-pub use sample::{Estimate, FormatShare, KeyGroup, Sample, SampledGroup};
+pub use sample::{Estimate, FormatShare, KeyGroup, Sample, SampledGroup, Sampling};
 pub use scan::{EntryScan, ScannedEntry};
 pub use server::{AclVerdict, Info, LatencyEvent, NodeRole, ServerNode, SlowCommand, StoreOf, TlsFacts};
 pub use write::EntryWrite;

@@ -161,8 +161,8 @@ store_operations! {
         /// Returns the number of all keys.
         async fn key_count(&self, max_wait: Duration) -> Result<u64>;
 
-        /// Looks at so many random keys, or at all keys if there are no more.
-        async fn sample_keys(&self, keys: usize, max_wait: Duration) -> Result<SampledKeys>;
+        /// Looks at `keys` random keys. If there are no more than `most`, looks at all keys instead.
+        async fn sample_keys(&self, keys: usize, most: usize, max_wait: Duration) -> Result<SampledKeys>;
 
         /// Visits the next keys.
         async fn scan_names(

@@ -226,7 +226,7 @@ impl AdminStore for RedisStore {
         Ok(total)
     }
 
-    async fn sample_keys(&self, keys: usize, max_wait: Duration) -> Result<SampledKeys> {
+    async fn sample_keys(&self, keys: usize, most: usize, max_wait: Duration) -> Result<SampledKeys> {
         let nodes = self.nodes(max_wait).await?;
         let mut sizes = Vec::with_capacity(nodes.len());
         for node in &nodes {
@@ -234,10 +234,10 @@ impl AdminStore for RedisStore {
         }
         let total: u64 = sizes.iter().sum();
         let wanted = u64::try_from(keys).unwrap_or(u64::MAX);
-        let (exact, mut sampled) = (total <= wanted, Vec::new());
+        let (exact, mut sampled) = (usize::try_from(total).is_ok_and(|total| total <= most), Vec::new());
         for (node, size) in nodes.iter().zip(sizes) {
             if exact {
-                sampled.extend(node.all_keys(keys, max_wait).await?);
+                sampled.extend(node.all_keys(most, max_wait).await?);
             } else {
                 // Each node gets its share, rounded up, so that a small one is not left out.
                 let share = (u128::from(wanted) * u128::from(size)).div_ceil(u128::from(total));
