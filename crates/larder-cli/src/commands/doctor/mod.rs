@@ -169,7 +169,7 @@ async fn groups(
     if clock {
         link::clocks(exam, clocks, report).await?;
     }
-    if report.wants(&[11, 12, 15, 27, 33, 42, 45, 46, 47, 48]) {
+    if report.wants(&[11, 12, 15, 27, 33, 40, 42, 45, 46, 47, 48]) {
         walk(exam).await?;
     }
     if wants_group(report, Group::Link) {

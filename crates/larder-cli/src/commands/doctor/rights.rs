@@ -86,7 +86,7 @@ pub(crate) static BLOCKS: &[Block] = &[
             ("zrem", &["ZREM", KEY, "x"]),
         ],
         names: &["process.1"],
-        // Only programs that announce themselves need it.
+        // Only programs that announce themselves need it: a warning if there are any.
         missing: Verdict::Good,
     },
     Block {
@@ -157,6 +157,7 @@ pub(crate) async fn examine(exam: &mut Exam, report: &mut Report) -> Result<(), 
     }
     let options = exam.options.clone();
     let (locks, several) = (exam.has_locks(), exam.nodes.len() > 1);
+    let announced = exam.names.as_ref().is_some_and(|names| names.has_processes(options.namespace.as_deref()));
     for node in &mut exam.nodes {
         let at = if several { format!(" at {}", node.address) } else { String::new() };
         if options.as_user.is_some() && !can_ask(node, &options, report).await? {
@@ -167,7 +168,11 @@ pub(crate) async fn examine(exam: &mut Exam, report: &mut Report) -> Result<(), 
             if let Some(why) = needless(block, node, &options) {
                 report.inapplicable(block.check, why);
             } else if report.wants(&[block.check]) {
-                let missing = if locks && block.check == 33 { Verdict::Problem } else { block.missing };
+                let missing = match block.check {
+                    33 if locks => Verdict::Problem,
+                    40 if announced => Verdict::Warning,
+                    _ => block.missing,
+                };
                 examine_block(block, missing, node, &options, &at, report).await?;
             }
         }
