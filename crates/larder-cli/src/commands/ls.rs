@@ -94,7 +94,7 @@ fn row(group: &SampledGroup, sample: &Sample) -> Vec<Cell> {
             value,
         )
     };
-    let share = share_of_bytes(group, sample).unwrap_or(group.share.value);
+    let share = share(group, sample);
     vec![
         Cell::text(name(&group.group)),
         about(group.keys),
@@ -111,11 +111,14 @@ fn row(group: &SampledGroup, sample: &Sample) -> Vec<Cell> {
     ]
 }
 
-/// The group's share of the memory, if the server says how much that is.
-fn share_of_bytes(group: &SampledGroup, sample: &Sample) -> Option<f64> {
-    let all: f64 =
-        sample.groups.iter().map(|group| group.bytes.map(|bytes| bytes.value)).sum::<Option<f64>>()?;
-    (all > 0.0).then(|| group.bytes.map_or(0.0, |bytes| bytes.value) / all)
+/// The group's share of the memory; of the keys if the server does not say how much memory they take.
+pub(crate) fn share(group: &SampledGroup, sample: &Sample) -> f64 {
+    let bytes = |group: &SampledGroup| group.bytes.map(|bytes| bytes.value);
+    let all: Option<f64> = sample.groups.iter().map(bytes).sum();
+    match (bytes(group), all) {
+        (Some(bytes), Some(all)) if all > 0.0 => bytes / all,
+        _ => group.share.value,
+    }
 }
 
 /// The name of a group, as it is shown. Only caches have names without parentheses.

@@ -84,6 +84,8 @@ pub(crate) struct Arguments {
 
 /// The signal of Ctrl-C, which is the exit status of a watch that it ends before the first report.
 const SIGINT: i32 = 2;
+/// The longest line of a report.
+const WIDEST: usize = 100;
 
 /// One server to examine, or one deployment of several.
 struct Part {
@@ -274,8 +276,9 @@ fn print(
         return app.out.json(&document(reports));
     }
     let terminal = app.out.is_terminal();
-    let width =
-        if terminal { crossterm::terminal::size().map_or(100, |(width, _)| width.into()) } else { 100 };
+    // Longer lines are hard to read.
+    let width = if terminal { crossterm::terminal::size().map_or(WIDEST, |(width, _)| width.into()) } else { WIDEST };
+    let width = width.min(WIDEST);
     let mut text = String::new();
     if terminal && arguments.watch.is_some() {
         // Home, and clear what is there.
