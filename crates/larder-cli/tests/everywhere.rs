@@ -71,7 +71,8 @@ async fn work_on(url: &str) {
     for key in 0..USERS {
         users.set(key, &key).await.unwrap();
     }
-    let pages = library.cache::<Value>("page").schema(2).ttl(HOUR).format(Format::MessagePack).build().unwrap();
+    let pages =
+        library.cache::<Value>("page").schema(2).ttl(HOUR).format(Format::MessagePack).build().unwrap();
     pages.set(("a", 1), &json!({ "title": "News" })).await.unwrap();
 
     lists(&shop);

@@ -19,7 +19,8 @@ fn a_value_of_tens_of_megabytes_is_read_and_its_reader_may_go_away() {
     let url = server.url();
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("image");
-    let bytes: Vec<u8> = (0..24_u32 << 20).map(|place| (place.wrapping_mul(2_654_435_761) >> 13) as u8).collect();
+    let bytes: Vec<u8> =
+        (0..24_u32 << 20).map(|place| (place.wrapping_mul(2_654_435_761) >> 13) as u8).collect();
     fs::write(&file, &bytes).unwrap();
     let file = file.to_str().unwrap();
     let patient = || {
@@ -37,9 +38,11 @@ fn a_value_of_tens_of_megabytes_is_read_and_its_reader_may_go_away() {
     assert_eq!(run(patient(), ["set", "page", "1", "--file", file, "--ttl", "1h"]).code, 0);
     assert_eq!(run(patient(), ["get", "page", "1"]).out, format!("{text}\n"));
 
-    for arguments in
-        [&["get", "image", "7", "--raw"][..], &["get", "image", "7"], &["get", "page", "1", "--format", "json"]]
-    {
+    for arguments in [
+        &["get", "image", "7", "--raw"][..],
+        &["get", "image", "7"],
+        &["get", "page", "1", "--format", "json"],
+    ] {
         let mut piped = patient();
         piped.args(arguments).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut piped = piped.spawn().unwrap();

@@ -109,7 +109,12 @@ fn a_server_without_hello_tracking_or_a_way_to_it_is_found_out() {
     server.kill();
     let gone = doctor(&server.url(), &["--only", "L01"]);
     gone.says("L01", "problem", "refused");
-    for (url, arguments) in [("memory:", [""; 0].as_slice()), (&open.url(), &["--only", "L99"])] {
+    // What the library refuses, doctor refuses too.
+    let wrong =
+        ["memory:", "rediss://127.0.0.1#insecure", "redis://127.0.0.1,127.0.0.2", "redis://127.0.0.1:0"];
+    let wrong = wrong.iter().map(|url| (*url, [""; 0].as_slice()));
+    let open_url = open.url();
+    for (url, arguments) in wrong.chain([(open_url.as_str(), ["--only", "L99"].as_slice())]) {
         let output = run(url, &[&["doctor"], arguments].concat());
         assert_eq!(output.status.code(), Some(64), "{}", String::from_utf8_lossy(&output.stderr));
     }

@@ -72,7 +72,9 @@ fn set_clock(piece: &mut [u8], ahead: i64) {
 
 /// Changes the first digit of the version in INFO, and hides that of Valkey.
 fn set_version(piece: &mut [u8], major: u64) {
-    let Some(digit) = char::from_digit(u32::try_from(major).unwrap(), 10).filter(|_| major > 0) else { return };
+    let Some(digit) = char::from_digit(u32::try_from(major).unwrap(), 10).filter(|_| major > 0) else {
+        return;
+    };
     let place = |piece: &[u8], text: &str| piece.windows(text.len()).position(|part| part == text.as_bytes());
     if let Some(start) = place(piece, "redis_version:") {
         piece[start + "redis_version:".len()] = u8::try_from(digit).unwrap();

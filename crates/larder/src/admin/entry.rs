@@ -270,8 +270,7 @@ impl Admin {
         let name = names::entry(self.context(), &cache, key)?;
         let store = self.store()?;
         let clear = cache.clear(self.context());
-        let read =
-            async { tokio::try_join!(store.get(&name), store.remaining(&name), store.get(&clear)) };
+        let read = async { tokio::try_join!(store.get(&name), store.remaining(&name), store.get(&clear)) };
         let (bytes, expiry, clear) = Box::pin(self.within(read)).await?;
         // They are read one after the other: the entry may have ended in between.
         let (Some(bytes), Some((_, expiry))) = (bytes, expiry) else { return Ok(None) };
@@ -286,8 +285,7 @@ impl Admin {
         if entry.tags.is_empty() {
             return Ok(());
         }
-        let names: Vec<Name> =
-            entry.tags.iter().map(|tag| self.context().keyspace.tag(&tag.tag)).collect();
+        let names: Vec<Name> = entry.tags.iter().map(|tag| self.context().keyspace.tag(&tag.tag)).collect();
         let read = Box::pin(self.within(self.store()?.get_many(&names))).await?;
         for (tag, bytes) in entry.tags.iter_mut().zip(read) {
             tag.current = bytes.as_deref().and_then(read_version);

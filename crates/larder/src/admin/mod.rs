@@ -43,6 +43,7 @@ mod reply;
 mod sample;
 mod scan;
 mod server;
+mod url;
 mod write;
 
 pub use entry::{Compression, EntryInfo, EntryKind, EntryReport, EntryTag, EntryValue, Loader, StoredFormat};
@@ -52,6 +53,7 @@ pub use reply::RawReply;
 pub use sample::{Estimate, FormatShare, KeyGroup, Sample, SampledGroup, Sampling};
 pub use scan::{EntryScan, ScannedEntry};
 pub use server::{AclVerdict, Info, LatencyEvent, NodeRole, ServerNode, SlowCommand, StoreOf, TlsFacts};
+pub use url::{Deployment, ServerAddress, ServerUrl};
 pub use write::EntryWrite;
 
 use std::fmt;

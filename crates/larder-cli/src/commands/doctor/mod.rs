@@ -17,7 +17,6 @@ mod resp;
 mod rights;
 mod server;
 mod table;
-mod target;
 mod tracking;
 
 use std::collections::HashMap;
@@ -26,6 +25,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use clap::Args;
+use larder::admin::ServerUrl;
 use serde_json::{Value, json};
 
 use crate::app::App;
@@ -33,13 +33,13 @@ use crate::args::duration;
 use crate::commands::interrupt::Interrupt;
 use crate::exit::Exit;
 use crate::failure::Failure;
+use crate::settings::Secret;
 use connection::Login;
 use exam::{Exam, Options};
 use link::Clocks;
 use names::Names;
 use report::{Report, Verdict};
 use table::{CHECKS, Group};
-use target::{Secret, Target};
 
 /// Check the servers: link, rights, memory, tracking, and what locks need
 ///
@@ -217,7 +217,7 @@ async fn walk(exam: &mut Exam) -> Result<(), connection::Failure> {
 fn parts(arguments: &Arguments, app: &App) -> Result<Vec<Part>, Failure> {
     let settings = &app.settings;
     let part = |url: &str, name, locks| -> Result<Part, Failure> {
-        let target = Target::parse(url).ok_or_else(|| {
+        let target = ServerUrl::parse(url)?.ok_or_else(|| {
             Failure::usage("there is no server to examine behind this URL")
                 .fix("give a URL such as redis://10.0.0.1; memory: is inside of a program, and has no server")
         })?;
@@ -226,9 +226,8 @@ fn parts(arguments: &Arguments, app: &App) -> Result<Vec<Part>, Failure> {
             username: settings.user.clone().or_else(|| target.username.clone()),
             password: settings
                 .password
-                .as_ref()
-                .map(|password| Secret(password.0.clone()))
-                .or_else(|| target.password.clone()),
+                .clone()
+                .or_else(|| target.password().map(|password| Secret(password.to_owned()))),
             database: target.database,
             tls: tls.clone(),
         };
@@ -277,7 +276,8 @@ fn print(
     }
     let terminal = app.out.is_terminal();
     // Longer lines are hard to read.
-    let width = if terminal { crossterm::terminal::size().map_or(WIDEST, |(width, _)| width.into()) } else { WIDEST };
+    let width =
+        if terminal { crossterm::terminal::size().map_or(WIDEST, |(width, _)| width.into()) } else { WIDEST };
     let width = width.min(WIDEST);
     let mut text = String::new();
     if terminal && arguments.watch.is_some() {

@@ -235,7 +235,11 @@ mod tests {
         }
         assert_eq!(names.coordination(), 2);
         names.note(b"~process.1:{shop/web}");
-        assert!(names.has_processes(Some("shop")) && !names.has_processes(Some("sho")) && !names.has_processes(None));
+        assert!(
+            names.has_processes(Some("shop"))
+                && !names.has_processes(Some("sho"))
+                && !names.has_processes(None)
+        );
         assert_eq!((names.coordination(), names.described().as_str()), (2, "1 limit, 1 lock"));
         assert_eq!(names.newer, ["lock 2 (~lock.2:{/a})"]);
         assert_eq!(cache_of(b"shop/user:1"), b"shop/user");
