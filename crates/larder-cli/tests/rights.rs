@@ -80,7 +80,7 @@ fn user_without(server: &Server, names: &[String], rights: &BTreeSet<String>, wi
 
 fn shop(url: &str) -> Command {
     let mut command = on(url);
-    command.env("LARDER_NAMESPACE", "shop").env("LARDER_TIMEOUT", "5s");
+    command.env("LARDER_NAMESPACE", "shop").env("LARDER_TIMEOUT", "2s");
     command
 }
 

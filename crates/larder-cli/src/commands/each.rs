@@ -34,7 +34,7 @@ impl Keys {
         act: impl AsyncFn(&Admin, &str, &str) -> larder::Result<bool>,
     ) -> Result<Exit, Failure> {
         app.may_write()?;
-        let larder = app.connect().await?;
+        let larder = app.open()?;
         let (admin, cache) = (larder.admin(), self.cache.as_str());
         let words = if self.dry_run { would } else { done };
         let mut any = false;

@@ -92,8 +92,6 @@ async fn the_key_of_a_tuple_is_given_as_it_is_stored() {
     assert_eq!((code, &decision["remaining"]), (0, &json!(0)), "{decision}");
     assert!(!limiter.check(("a", 1)).await.unwrap().is_allowed());
     assert_eq!(wait("1ms").0, 75);
-    // A text that looks like the tuple is another key.
-    assert!(limiter.check("a:1").await.unwrap().is_allowed());
     assert_eq!(json_of(&url, &["limit", "reset", "mail", "a:1"]).0, 0);
     assert!(limiter.check(("a", 1)).await.unwrap().is_allowed());
 }
@@ -179,7 +177,7 @@ async fn ctrl_c_shows_what_is_known_so_far() {
     let (sampled, rest) = rest.split_once(" of 40,000 keys, ±").unwrap_or_else(|| panic!("{out}"));
     let sampled: u64 = sampled.replace(',', "").parse().unwrap();
     assert!((500..20_000).contains(&sampled) && rest.contains("% of them)"), "{out}");
-    assert!(out.contains(" user ~40,000 ") || out.contains(" user  ~40,000 "), "{out}");
+    assert!(out.lines().any(|line| line.starts_with(" user ") && line.contains(" ~40,000 ")), "{out}");
 
     let out = interrupted(&["ls", "user", "--all"], "scan", 3);
     assert!(out.contains("keys, interrupted: there may be more)"), "{out}");
