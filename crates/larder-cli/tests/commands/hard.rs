@@ -93,7 +93,7 @@ async fn the_key_of_a_tuple_is_given_as_it_is_stored() {
     assert!(!limiter.check(("a", 1)).await.unwrap().is_allowed());
     assert_eq!(wait("1ms").0, 75);
     assert_eq!(json_of(&url, &["limit", "reset", "mail", "a:1"]).0, 0);
-    assert!(limiter.check(("a", 1)).await.unwrap().is_allowed());
+    assert_eq!(json_of(&url, &["limit", "peek", "mail", "a:1", "--quota", "3/1h"]).1["remaining"], 3);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -94,7 +94,7 @@ const LOCKS: &[Column] = &[
 const LIMITS: &[Column] = &[text("LIMITER", 20, 0), number("KEYS", 9, 0), number("SHARE", 6, 1)];
 const PROCESSES: &[Column] = &[
     text("PROCESS", 12, 0),
-    text("HOST", 12, 4),
+    text("HOST", 11, 4),
     number("PID", 7, 3),
     text("VERSION", 7, 5),
     number("UP", 7, 3),

@@ -158,6 +158,8 @@ fn an_outage_a_pause_a_filter_and_the_help_are_seen() {
     let (mut data, mut ui) = (data(), Ui::new(false));
     ui.paused = true;
     line_with(&lines(&drawn(&data, &ui, 80, 24)), "paused: space continues");
+    data.away = Some((Instant::now(), "x".repeat(200)));
+    assert_eq!(line_with(&lines(&drawn(&data, &ui, 80, 24)), "not reached").chars().last(), Some('…'));
     data.away = Some((Instant::now(), "connection refused".to_owned()));
     let away = lines(&drawn(&data, &ui, 80, 24));
     line_with(&away, "not reached for 0s: connection refused");
