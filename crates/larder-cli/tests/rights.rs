@@ -50,6 +50,7 @@ fn words(server: &Server) -> (Vec<String>, BTreeSet<String>) {
         let (lines, _) = lines.split_once("```").unwrap();
         if ["cluster", "sentinel", "database"].contains(&block)
             || (block == "coordination-6" && server.version().at_least(7, 0))
+            || (block == "name" && !server.version().at_least(7, 2))
         {
             continue;
         }

@@ -140,6 +140,15 @@ fn at_200_by_50_all_four_tables_are_there_with_all_their_columns() {
 }
 
 #[test]
+fn a_title_and_the_arrow_of_its_order_fit_into_each_column() {
+    for pane in Pane::ALL {
+        for column in pane.columns() {
+            assert!(usize::from(column.width) > column.title.len(), "{}", column.title);
+        }
+    }
+}
+
+#[test]
 fn without_colour_nothing_is_coloured_and_the_selection_is_reversed() {
     let data = data();
     let coloured = |ui: &Ui| {

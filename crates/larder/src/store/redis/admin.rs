@@ -6,7 +6,7 @@
 use std::collections::HashSet;
 use std::future::Future;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use tokio::time::timeout;
@@ -22,8 +22,8 @@ use crate::envelope::HEADER;
 use crate::error::{Error, ErrorKind, Result};
 use crate::name::Name;
 use crate::store::admin::{
-    AdminStore, AnyLock, KeyExpiry, KeyFacts, LockState, NamePattern, SAMPLE_BATCH, SCAN_COUNT, SampledKeys,
-    ScanPlace, ScanStep, TlsSeen,
+    AdminStore, AnyLock, FAR, KeyExpiry, KeyFacts, LockState, NamePattern, SAMPLE_BATCH, SCAN_COUNT,
+    SCAN_STEP, SampledKeys, ScanPlace, ScanStep, TlsSeen,
 };
 
 /// The store's only node, or a node of its cluster.
@@ -70,9 +70,10 @@ impl NodeRef<'_> {
         &self,
         pattern: &NamePattern,
         cursor: u64,
+        count: u64,
         max_wait: Duration,
     ) -> Result<(Vec<String>, u64)> {
-        let (names, cursor) = self.scan_bytes(pattern, cursor, max_wait).await?;
+        let (names, cursor) = self.scan_bytes(pattern, cursor, count, max_wait).await?;
         // Names of larder are text. Others are shown with replacement characters, and are not larder's.
         let names = names.iter().map(|name| shown(name)).filter(|name| pattern.matches(name)).collect();
         Ok((names, cursor))
@@ -82,13 +83,14 @@ impl NodeRef<'_> {
         &self,
         pattern: &NamePattern,
         cursor: u64,
+        count: u64,
         max_wait: Duration,
     ) -> Result<(Vec<Bytes>, u64)> {
         let mut command = Request::new("SCAN").number(cursor);
         if let Some(glob) = pattern.glob() {
             command = command.arg("MATCH").arg(glob);
         }
-        let command = command.arg("COUNT").number(SCAN_COUNT);
+        let command = command.arg("COUNT").number(count);
         let answer = self.run(&command, Replay::Safe, max_wait).await?;
         let Reply::Array(parts) = &answer else { return Err(unexpected(&answer)) };
         let [cursor, Reply::Array(names)] = parts.as_slice() else { return Err(unexpected(&answer)) };
@@ -159,7 +161,7 @@ impl NodeRef<'_> {
         // A scan may return a key twice.
         let (mut facts, mut cursor, mut seen) = (Vec::new(), 0, HashSet::new());
         loop {
-            let (mut names, next) = self.scan_bytes(&NamePattern::All, cursor, max_wait).await?;
+            let (mut names, next) = self.scan_bytes(&NamePattern::All, cursor, SCAN_COUNT, max_wait).await?;
             names.retain(|name| seen.insert(name.clone()));
             if !names.is_empty() {
                 facts.extend(self.facts(&names, &MEMORY, max_wait).await?);
@@ -259,11 +261,21 @@ impl AdminStore for RedisStore {
         };
         let Some(current) = nodes.last() else { return Ok(ScanStep { names: Vec::new(), next: None }) };
         let node = self.node_at(current, max_wait).await?;
-        let (names, cursor) = node.scan(pattern, place.cursor, max_wait).await?;
-        if cursor == 0 {
-            nodes.pop();
+        let (mut names, mut visited) = (Vec::new(), 0);
+        let ScanPlace { mut cursor, mut far, .. } = *place;
+        while visited < SCAN_COUNT {
+            let count = if far { SCAN_COUNT - visited } else { SCAN_STEP };
+            let asked = Instant::now();
+            let (found, next) = node.scan(pattern, cursor, count, max_wait).await?;
+            far = asked.elapsed() > FAR;
+            names.extend(found);
+            (cursor, visited) = (next, visited + count);
+            if cursor == 0 {
+                nodes.pop();
+                break;
+            }
         }
-        let next = (!nodes.is_empty()).then_some(ScanPlace { nodes: Some(nodes), cursor });
+        let next = (!nodes.is_empty()).then_some(ScanPlace { nodes: Some(nodes), cursor, far });
         Ok(ScanStep { names, next })
     }
 
