@@ -188,7 +188,7 @@ async fn the_bars_of_the_command_line() {
     let cores = thread::available_parallelism().map_or(0, usize::from);
     let build = if cfg!(debug_assertions) { "a debug build" } else { "a release build" };
     text += &format!(
-        "\n{now}, {}, {keys} keys, {cores} cores for server and client, load average before it {load}, {build}.\n",
+        "\n{now}, {}, {keys} keys, {cores} cores for server and client,\nload average before it {load}, {build}.\n",
         server.version()
     );
     println!("{text}");
