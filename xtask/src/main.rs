@@ -53,6 +53,9 @@ cargo xtask mutants [AREA|WORD…]
 
 cargo xtask bench [ARGS…]
     Runs larder-bench beside its rivals, in release mode.
+
+cargo xtask bench cli [--keys N] [--write docs/performance.md]
+    What `larder ls`, `larder get` and `larder ls CACHE --all` cost at N keys (1,000,000 by default).
 ";
 
 fn main() -> ExitCode {

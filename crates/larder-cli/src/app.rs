@@ -31,6 +31,12 @@ impl App {
         self.builder()?.connect().await.map_err(Failure::from)
     }
 
+    /// Begins to connect, for a command of a few requests. The first one waits for the connection that it uses, and not
+    /// for that of near reads, which takes two more round trips.
+    pub(crate) fn open(&self) -> Result<Larder, Failure> {
+        self.builder()?.connect_lazy().map_err(Failure::from)
+    }
+
     /// Makes the builder, for a command that needs other settings.
     pub(crate) fn builder(&self) -> Result<LarderBuilder, Failure> {
         let settings = &self.settings;

@@ -2,6 +2,8 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "tests")]
 #![cfg(unix)]
 
+#[path = "commands/hard.rs"]
+mod hard;
 #[path = "commands/page.rs"]
 mod page;
 mod support;

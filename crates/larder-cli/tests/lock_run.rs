@@ -4,6 +4,8 @@
 
 #[path = "lock_run/faults.rs"]
 mod faults;
+#[path = "lock_run/groups.rs"]
+mod groups;
 mod support;
 #[path = "lock_run/terminal.rs"]
 mod terminal;

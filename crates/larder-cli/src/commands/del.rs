@@ -3,7 +3,7 @@
 use clap::Args;
 
 use crate::app::App;
-use crate::commands::each;
+use crate::commands::each::Keys;
 use crate::exit::Exit;
 use crate::failure::Failure;
 
@@ -14,27 +14,11 @@ Near copies are dropped, and loads that are under way store nothing. Exits with 
 Example:
   larder del user 123 124")]
 pub(crate) struct Arguments {
-    /// The cache: `user`, or `user@2` for schema 2
-    cache: String,
-    /// The keys as they are stored
-    #[arg(required = true, value_name = "KEY")]
-    keys: Vec<String>,
-    /// Say what would be done, and change nothing
-    #[arg(long)]
-    dry_run: bool,
+    #[command(flatten)]
+    of: Keys,
 }
 
 pub(crate) async fn run(arguments: Arguments, app: &App) -> Result<Exit, Failure> {
-    app.may_write()?;
-    let larder = app.connect().await?;
-    let admin = larder.admin();
-    let Arguments { cache, keys, dry_run } = &arguments;
-    if *dry_run {
-        return each::would(&admin, cache, keys, "would delete", app).await;
-    }
-    let mut done = each::Done::new("deleted");
-    for key in keys {
-        done.add(key, admin.delete(cache, key).await?);
-    }
-    done.print(cache, app)
+    let delete = async |admin: &larder::admin::Admin, cache: &str, key: &str| admin.delete(cache, key).await;
+    arguments.of.each(app, ("deleted", "would delete"), delete).await
 }

@@ -1,5 +1,6 @@
-//! Commands that do the same to several keys.
+//! Commands that do the same to several keys of a cache.
 
+use clap::Args;
 use larder::admin::Admin;
 use serde_json::Value;
 
@@ -8,47 +9,47 @@ use crate::exit::Exit;
 use crate::failure::Failure;
 use crate::output::{Cell, Column, Table};
 
+/// Keys of a cache, and whether to change them.
+#[derive(Debug, Args)]
+pub(crate) struct Keys {
+    /// The cache: `user`, or `user@2` for schema 2
+    cache: String,
+    /// The keys as they are stored
+    #[arg(required = true, value_name = "KEY")]
+    keys: Vec<String>,
+    /// Say what would be done, and change nothing
+    #[arg(long)]
+    dry_run: bool,
+}
+
 const COLUMNS: &[Column] = &[Column::text("KEY", "key"), Column::text("RESULT", "done")];
 
-/// What was done to each key.
-pub(crate) struct Done {
-    verb: &'static str,
-    keys: Vec<(String, bool)>,
-}
-
-impl Done {
-    pub(crate) fn new(verb: &'static str) -> Self {
-        Self { verb, keys: Vec::new() }
-    }
-
-    /// Adds a key, and whether there was anything to do.
-    pub(crate) fn add(&mut self, key: &str, done: bool) {
-        self.keys.push((key.to_owned(), done));
-    }
-
-    /// Prints the keys of a cache, and returns `NO` if nothing was done to any.
-    pub(crate) fn print(&self, cache: &str, app: &App) -> Result<Exit, Failure> {
+impl Keys {
+    /// Does something to each key, which says whether there was anything to do, and prints that in these words. Returns
+    /// `NO` if nothing was done to any.
+    pub(crate) async fn each(
+        &self,
+        app: &App,
+        (done, would): (&str, &str),
+        act: impl AsyncFn(&Admin, &str, &str) -> larder::Result<bool>,
+    ) -> Result<Exit, Failure> {
+        app.may_write()?;
+        let larder = app.open()?;
+        let (admin, cache) = (larder.admin(), self.cache.as_str());
+        let words = if self.dry_run { would } else { done };
+        let mut any = false;
         let mut table = Table::new(COLUMNS, "keys");
-        for (key, done) in &self.keys {
-            let words = if *done { self.verb.to_owned() } else { format!("no such entry of {cache}") };
-            table.row(vec![Cell::text(key), Cell::value(words, Value::Bool(*done))]);
+        for key in &self.keys {
+            let found = if self.dry_run {
+                admin.entry(cache, key).await?.is_some()
+            } else {
+                act(&admin, cache, key).await?
+            };
+            any |= found;
+            let result = if found { words.to_owned() } else { format!("no such entry of {cache}") };
+            table.row(vec![Cell::text(key), Cell::value(result, Value::Bool(found))]);
         }
         app.out.table(&table)?;
-        Ok(if self.keys.iter().any(|(_, done)| *done) { Exit::OK } else { Exit::NO })
+        Ok(if any { Exit::OK } else { Exit::NO })
     }
-}
-
-/// Prints what would be done to the keys.
-pub(crate) async fn would(
-    admin: &Admin,
-    cache: &str,
-    keys: &[String],
-    verb: &'static str,
-    app: &App,
-) -> Result<Exit, Failure> {
-    let mut done = Done::new(verb);
-    for key in keys {
-        done.add(key, admin.entry(cache, key).await?.is_some());
-    }
-    done.print(cache, app)
 }

@@ -22,7 +22,7 @@ pub(crate) struct Arguments {
 
 pub(crate) async fn run(arguments: Arguments, app: &App) -> Result<Exit, Failure> {
     let Arguments { cache, key } = &arguments;
-    let larder = app.connect().await?;
+    let larder = app.open()?;
     let exists = larder.admin().exists(cache, key).await?;
     let json = json!({ "cache": cache, "key": key, "exists": exists });
     app.out.one(if exists { "yes" } else { "no" }, &json)?;

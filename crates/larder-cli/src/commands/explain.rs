@@ -28,7 +28,7 @@ pub(crate) struct Arguments {
 }
 
 pub(crate) async fn run(arguments: Arguments, app: &App) -> Result<Exit, Failure> {
-    let larder = app.connect().await?;
+    let larder = app.open()?;
     let report = larder.admin().explain(&arguments.cache, &arguments.key).await?;
     let (verdict, words, served) = verdict(&report);
     let mut text = format!("{}: {}\n", escape::text(&report.explanation.name), escape::text(&words));

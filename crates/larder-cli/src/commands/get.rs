@@ -33,7 +33,7 @@ pub(crate) struct Arguments {
 }
 
 pub(crate) async fn run(arguments: Arguments, app: &App) -> Result<Exit, Failure> {
-    let larder = app.connect().await?;
+    let larder = app.open()?;
     let Arguments { cache, key, .. } = &arguments;
     let Some(found) = larder.admin().entry(cache, key).await? else {
         return absent(&arguments, app, &format!("there is no {cache} {key:?}"));

@@ -9,8 +9,9 @@ impl Interrupt {
     /// Begins to listen. From now on Ctrl-C does not end the program.
     pub(crate) fn listen() -> Self {
         let (pressed, receiver) = watch::channel(false);
+        let ctrl_c = ctrl_c();
         tokio::spawn(async move {
-            if tokio::signal::ctrl_c().await.is_ok() {
+            if ctrl_c.await {
                 let _ = pressed.send(true);
             }
             // A closed channel would look like Ctrl-C.
@@ -23,4 +24,22 @@ impl Interrupt {
     pub(crate) async fn pressed(&mut self) {
         let _ = self.0.wait_for(|pressed| *pressed).await;
     }
+}
+
+/// Takes the signal over at once, and returns a future that waits for it: false if that is not possible.
+#[cfg(unix)]
+fn ctrl_c() -> impl Future<Output = bool> + Send {
+    use tokio::signal::unix::{SignalKind, signal};
+    let interrupts = signal(SignalKind::interrupt());
+    async move {
+        match interrupts {
+            Ok(mut interrupts) => interrupts.recv().await.is_some(),
+            Err(_) => false,
+        }
+    }
+}
+
+#[cfg(not(unix))]
+async fn ctrl_c() -> bool {
+    tokio::signal::ctrl_c().await.is_ok()
 }

@@ -78,20 +78,20 @@ pub(crate) async fn run(arguments: Arguments, app: &App) -> Result<Exit, Failure
     match arguments.command {
         Command::Check(of) => {
             app.may_write()?;
-            let larder = app.connect().await?;
+            let larder = app.open()?;
             let decision =
                 larder.admin().check_limit(&of.limiter, &of.key, of.cost, of.quotas.clone()).await?;
             show(&of, &decision, app)
         }
         Command::Peek(of) => {
-            let larder = app.connect().await?;
+            let larder = app.open()?;
             let decision =
                 larder.admin().peek_limit(&of.limiter, &of.key, of.cost, of.quotas.clone()).await?;
             show(&of, &decision, app)
         }
         Command::Wait { of, within } => {
             app.may_write()?;
-            let larder = app.connect().await?;
+            let larder = app.open()?;
             let admin = larder.admin();
             let decision =
                 admin.acquire_limit(&of.limiter, &of.key, of.cost, of.quotas.clone(), within).await?;
@@ -99,7 +99,7 @@ pub(crate) async fn run(arguments: Arguments, app: &App) -> Result<Exit, Failure
         }
         Command::Reset { limiter, key } => {
             app.may_write()?;
-            let larder = app.connect().await?;
+            let larder = app.open()?;
             let reset = larder.admin().reset_limit(&limiter, &key).await?;
             let text = if reset { "reset" } else { "nothing was used" };
             app.out.one(text, &json!({ "limiter": limiter, "key": key, "reset": reset }))?;

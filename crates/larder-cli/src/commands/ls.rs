@@ -70,25 +70,20 @@ pub(crate) async fn run(arguments: Arguments, app: &App) -> Result<Exit, Failure
     Ok(if interrupted { Exit::signal(2) } else { Exit::OK })
 }
 
-/// Samples in pieces, so that Ctrl-C can end it with what is known: the last whole piece counts.
+/// Samples step by step, so that Ctrl-C can end it with what is known so far.
 async fn interruptible(larder: &larder::Larder, wanted: usize) -> Result<(Sample, bool), Failure> {
-    let admin = larder.admin();
+    let mut sampling = larder.admin().sampling(wanted);
     let mut interrupt = Interrupt::listen();
-    let mut known = None;
-    // A first small sample is there at once.
-    for keys in [wanted.min(200), wanted] {
+    loop {
         tokio::select! {
-            sample = admin.sample(keys) => {
-                let sample = sample?;
-                if keys == wanted || sample.exact {
-                    return Ok((sample, false));
+            more = sampling.step() => {
+                if !more? {
+                    return Ok((sampling.so_far(), false));
                 }
-                known = Some(sample);
             }
-            () = interrupt.pressed() => break,
+            () = interrupt.pressed() => return Ok((sampling.so_far(), true)),
         }
     }
-    known.map(|sample| (sample, true)).ok_or_else(|| Failure::new(Exit::signal(2), "interrupted"))
 }
 
 fn row(group: &SampledGroup, sample: &Sample) -> Vec<Cell> {
@@ -99,7 +94,7 @@ fn row(group: &SampledGroup, sample: &Sample) -> Vec<Cell> {
             value,
         )
     };
-    let share = share_of_bytes(group, sample).unwrap_or(group.share.value);
+    let share = share(group, sample);
     vec![
         Cell::text(name(&group.group)),
         about(group.keys),
@@ -116,11 +111,14 @@ fn row(group: &SampledGroup, sample: &Sample) -> Vec<Cell> {
     ]
 }
 
-/// The group's share of the memory, if the server says how much that is.
-fn share_of_bytes(group: &SampledGroup, sample: &Sample) -> Option<f64> {
-    let all: f64 =
-        sample.groups.iter().map(|group| group.bytes.map(|bytes| bytes.value)).sum::<Option<f64>>()?;
-    (all > 0.0).then(|| group.bytes.map_or(0.0, |bytes| bytes.value) / all)
+/// The group's share of the memory; of the keys if the server does not say how much memory they take.
+pub(crate) fn share(group: &SampledGroup, sample: &Sample) -> f64 {
+    let bytes = |group: &SampledGroup| group.bytes.map(|bytes| bytes.value);
+    let all: Option<f64> = sample.groups.iter().map(bytes).sum();
+    match (bytes(group), all) {
+        (Some(bytes), Some(all)) if all > 0.0 => bytes / all,
+        _ => group.share.value,
+    }
 }
 
 /// The name of a group, as it is shown. Only caches have names without parentheses.
@@ -149,6 +147,9 @@ fn formats(shares: &[FormatShare]) -> String {
 
 fn summary(sample: &Sample, interrupted: bool) -> String {
     let total = units::count(sample.total);
+    if interrupted && sample.sampled == 0 {
+        return "(interrupted before any key was looked at)".to_owned();
+    }
     if sample.exact {
         return format!("({total} keys, all counted)");
     }

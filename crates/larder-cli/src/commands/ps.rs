@@ -33,7 +33,7 @@ const COLUMNS: &[Column] = &[
 ];
 
 pub(crate) async fn run(_arguments: Arguments, app: &App) -> Result<Exit, Failure> {
-    let larder = app.connect().await?;
+    let larder = app.open()?;
     let processes = larder.admin().processes().await?;
     let mut table = Table::new(COLUMNS, "processes");
     let count = |number: u64| Cell::number(units::count(number), number);

@@ -104,7 +104,7 @@ pub(crate) async fn run(arguments: Arguments, app: &App) -> Result<Exit, Failure
     if arguments.compress {
         how = how.compress(true);
     }
-    let larder = app.connect().await?;
+    let larder = app.open()?;
     let Arguments { cache, key, .. } = &arguments;
     if !arguments.dry_run {
         larder.admin().set(cache, key, &value, how).await?;

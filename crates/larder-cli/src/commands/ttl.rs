@@ -35,7 +35,7 @@ pub(crate) async fn run(arguments: Arguments, app: &App) -> Result<Exit, Failure
     if set.is_some() {
         app.may_write()?;
     }
-    let larder = app.connect().await?;
+    let larder = app.open()?;
     let admin = larder.admin();
     let expiry = match set {
         Some(ttl) => admin.touch(cache, key, *ttl).await?.then_some(Expiry::After(*ttl)),

@@ -84,10 +84,6 @@ fn a_server_that_is_set_up_as_documented_has_no_problem_and_no_warning() {
     permit_all(&server);
     let variables = [("LARDER_URL", server.url()), ("LARDER_NAMESPACE", "shop".to_owned())];
     let variables = variables.each_ref().map(|(name, value)| (*name, value.as_str()));
-    let good = [
-        "L01", "L02", "L04", "L05", "L07", "L08", "L11", "L12", "L13", "L14", "L22", "L23", "L24", "L25",
-        "L26", "L27", "L41", "L42", "L43", "L44", "L45", "L46", "L47", "L48", "L51", "L52",
-    ];
     let can_ask = server.version().at_least(7, 0);
     let mut arguments = vec!["doctor", "--json", "--skip", "L21"];
     if can_ask {
@@ -98,9 +94,16 @@ fn a_server_that_is_set_up_as_documented_has_no_problem_and_no_warning() {
         let findings = Findings::of(&command.args(&arguments).output().unwrap());
         (findings.verdict("L06") == "good" && findings.verdict("L51") == "good").then_some(findings)
     });
-    findings.expect("good", &good);
-    let rights: &[&str] = if can_ask { &["L30", "L31", "L32", "L33", "L34", "L35", "L39"] } else { &[] };
-    findings.expect("good", rights);
+    findings.expect(
+        "good",
+        &[
+            "L01", "L02", "L04", "L05", "L06", "L07", "L08", "L11", "L12", "L13", "L14", "L22", "L23", "L24",
+            "L25", "L26", "L27", "L41", "L42", "L43", "L44", "L45", "L46", "L47", "L48", "L51", "L52",
+        ],
+    );
+    if can_ask {
+        findings.expect("good", &["L30", "L31", "L32", "L33", "L34", "L35", "L39"]);
+    }
     findings.expect("inapplicable", &["L03", "L15", "L36", "L61", "L62", "L63", "L64", "L65"]);
     if can_ask {
         assert_eq!(
@@ -161,6 +164,28 @@ fn a_programs_own_user_sees_that_it_may_do_what_larder_needs_and_no_more() {
     }
     let findings = doctor(&format!("{url}/1"), &["--only", "L01"]);
     findings.says("L01", "problem", "SELECT 1");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_rights_to_announce_itself_are_missed_where_programs_do_that() {
+    let server = server_for_locks();
+    // All blocks but `presence`, and the one that lets doctor list names.
+    permit(&server, &["cache", "tracking", "coordination", "eviction", "client-name", "admin"]);
+    let url = server.url().replace("//:pw@", "//shop:CHANGE-ME@");
+    let arguments = ["--namespace", "shop", "--only", "L40"];
+    doctor(&url, &arguments).says("L40", "good", "only programs that announce themselves need it");
+    let program = larder::Larder::builder().url(server.url()).namespace("shop").presence("web-3");
+    let program = program.connect().await.unwrap();
+    let findings = until(&url, &arguments, |findings| findings.verdict("L40") == "warning");
+    findings.says("L40", "warning", "~~process.1:{shop/*");
+    permit(&server, &["presence"]);
+    doctor(&url, &arguments).expect("good", &["L40"]);
+    // Those of another namespace do not count.
+    server.command(&["ACL", "SETUSER", "other", "reset", "on", ">p", "+@all", "~*", "-zrem"]);
+    let url = server.url().replace("//:pw@", "//other:p@");
+    doctor(&url, &["--namespace", "shop2", "--only", "L40"]).says("L40", "good", "lacks +zrem");
+    doctor(&url, &arguments).says("L40", "warning", "lacks +zrem");
+    program.close().await.unwrap();
 }
 
 #[test]

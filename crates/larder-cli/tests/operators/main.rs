@@ -9,11 +9,14 @@
 )]
 
 mod bench;
+mod checks;
 mod deployments;
 mod doctor;
 mod relay;
 #[cfg(unix)]
 mod top;
+#[cfg(unix)]
+mod watch;
 
 use std::path::Path;
 use std::process::{Command, Output};

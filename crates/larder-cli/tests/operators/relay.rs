@@ -1,5 +1,5 @@
 //! A relay between `larder` and real servers, for what a server alone cannot be set up to do: several servers behind
-//! one address, a clock that is wrong, a long way, pushes that are lost.
+//! one address, a clock that is wrong, a long way, pushes that are lost, a version that no test has.
 
 use std::io::{Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
@@ -17,6 +17,8 @@ pub(crate) struct Effects {
     pub(crate) delay: AtomicU64,
     /// Whether pushes are lost.
     pub(crate) mute: AtomicBool,
+    /// The major version of Redis that INFO says, a digit; 0 leaves it as it is.
+    pub(crate) major: AtomicU64,
 }
 
 /// Starts a relay and returns its URL. Clients are led to the servers in turn. It ends with the test program.
@@ -48,6 +50,7 @@ fn replies(mut server: &TcpStream, mut client: &TcpStream, effects: &Effects) {
         if effects.mute.load(Ordering::Relaxed) && piece.starts_with(b">2\r\n$10\r\ninvalidate") {
             continue;
         }
+        set_version(&mut piece, effects.major.load(Ordering::Relaxed));
         set_clock(&mut piece, effects.clock.load(Ordering::Relaxed));
         if client.write_all(&piece).is_err() {
             break;
@@ -65,4 +68,18 @@ fn set_clock(piece: &mut [u8], ahead: i64) {
     let digits = &mut piece[START.len()..START.len() + 10];
     let seconds: i64 = std::str::from_utf8(digits).unwrap().parse().unwrap();
     digits.copy_from_slice((seconds + ahead).to_string().as_bytes());
+}
+
+/// Changes the first digit of the version in INFO, and hides that of Valkey.
+fn set_version(piece: &mut [u8], major: u64) {
+    let Some(digit) = char::from_digit(u32::try_from(major).unwrap(), 10).filter(|_| major > 0) else {
+        return;
+    };
+    let place = |piece: &[u8], text: &str| piece.windows(text.len()).position(|part| part == text.as_bytes());
+    if let Some(start) = place(piece, "redis_version:") {
+        piece[start + "redis_version:".len()] = u8::try_from(digit).unwrap();
+    }
+    if let Some(start) = place(piece, "valkey_version:") {
+        piece[start] = b'x';
+    }
 }

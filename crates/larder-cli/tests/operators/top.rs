@@ -128,8 +128,8 @@ impl Drop for Terminal {
     }
 }
 
-/// A server with entries of two caches, a lock, and records of a limiter.
-fn filled() -> Server {
+/// A server with entries of two caches and records of a limiter, and a program that holds a lock and permits of it.
+fn filled() -> (Server, Program) {
     let server = Server::builder()
         .tcp()
         .persist()
@@ -140,12 +140,45 @@ fn filled() -> Server {
                 for i = 1, 100 do redis.call('SET', 'shop/page@2:' .. i, '[' .. string.rep('1,', 500) .. '1]', 'EX', 300) end \
                 for i = 1, 20 do redis.call('SET', '~limit.1:{shop/api:' .. i .. '}', 'x', 'EX', 600) end";
     server.command(&["EVAL", fill, "0"]);
-    server
+    let program = Program::start(&server.url());
+    (server, program)
+}
+
+/// A program that announced itself.
+struct Program {
+    held: Option<Box<dyn std::any::Any>>,
+    runtime: tokio::runtime::Runtime,
+}
+
+impl Program {
+    fn start(url: &str) -> Self {
+        let runtime =
+            tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+        let held = runtime.block_on(async {
+            let larder = larder::Larder::builder().url(url).namespace("shop").presence("web-3");
+            let larder = larder.connect().await.unwrap();
+            let hour = Duration::from_secs(3600);
+            let checkout = larder.lock("checkout").ttl(hour).acquire().await.unwrap();
+            let permits = larder.semaphore("exports", 4).ttl(hour).acquire_many(2).await.unwrap();
+            let waiting = larder.lock("checkout");
+            tokio::spawn(async move { waiting.acquire().await });
+            Box::new((checkout, permits, larder))
+        });
+        Self { held: Some(held), runtime }
+    }
+}
+
+impl Drop for Program {
+    fn drop(&mut self) {
+        // What is released runs on the runtime.
+        let _inside = self.runtime.enter();
+        drop(self.held.take());
+    }
 }
 
 #[test]
 fn top_shows_what_is_there_follows_the_terminals_size_and_outlives_a_restart() {
-    let server = filled();
+    let (server, _program) = filled();
     let top = Terminal::start(&server.url(), &[("LARDER_NAMESPACE", "shop")]);
     top.until("the sample", |text| {
         text.contains("user") && text.contains("page@2") && text.contains("commands")
@@ -168,9 +201,19 @@ fn top_shows_what_is_there_follows_the_terminals_size_and_outlives_a_restart() {
     top.until("the limiter", |text| text.contains("api") && text.contains("KEYS"));
     top.capture("80x24-limits");
 
+    top.press("2");
+    top.until("the locks", |text| text.contains("checkout") && text.contains("2/4"));
+    top.capture("80x24-locks");
+    top.press("4");
+    top.until("the process", |text| text.contains("web-3") && text.contains("PROCESS"));
+    top.capture("80x24-processes");
+    top.press("3");
+
     top.resize(50, 200);
     top.until("all four tables", |text| {
-        ["1 Caches", "2 Locks", "3 Limits", "4 Processes", "page@2"].iter().all(|part| text.contains(part))
+        ["1 Caches", "2 Locks", "3 Limits", "4 Processes", "page@2", "checkout", "web-3"]
+            .iter()
+            .all(|part| text.contains(part))
     });
     top.capture("200x50");
     top.resize(24, 80);
@@ -189,7 +232,7 @@ fn top_shows_what_is_there_follows_the_terminals_size_and_outlives_a_restart() {
 
 #[test]
 fn without_colour_top_is_plain_and_a_signal_restores_the_terminal() {
-    let server = filled();
+    let (server, _program) = filled();
     let top = Terminal::start(&server.url(), &[("LARDER_NAMESPACE", "shop"), ("NO_COLOR", "1")]);
     top.until("the sample", |text| text.contains("page@2"));
     assert!(!top.is_coloured());

@@ -150,7 +150,7 @@ impl LockScan {
     /// Returns the next page, which may be empty; `None` at the end. Like
     /// [`EntryScan::next_page`](super::EntryScan::next_page), it pauses between pages.
     ///
-    /// Costs one `SCAN` with `COUNT 200`, and one script for each lock that it finds, all in one round trip.
+    /// Visits about 200 keys, and reads each lock that it finds by a script, all in one round trip.
     ///
     /// # Errors
     ///

@@ -26,7 +26,7 @@
 //!
 //! - **Caches** are named as on the server: `user`, or `user@2` for schema 2. **Keys** are given as their stored text:
 //!   `123`, or `a:1` for the tuple `("a", 1)`. Braces and control characters are escaped if they are not yet.
-//! - Nothing here uses `KEYS`. A `SCAN` asks for 200 keys at a time and then pauses for as long as the answer took.
+//! - Nothing here uses `KEYS`. A scan visits 200 keys and then pauses for as long as they took.
 //! - Each request is bounded by `response_timeout`. A whole sample or scan takes as many requests as it needs.
 //! - The ACL block `admin` in docs/security.md lists the permissions. A fact that the server refuses to show is `None`
 //!   or an error of its own; the other facts are there.
@@ -43,15 +43,17 @@ mod reply;
 mod sample;
 mod scan;
 mod server;
+mod url;
 mod write;
 
 pub use entry::{Compression, EntryInfo, EntryKind, EntryReport, EntryTag, EntryValue, Loader, StoredFormat};
 pub use locks::{HolderInfo, JobRunInfo, LockInfo, LockKind, LockScan, WaiterInfo};
 pub use processes::{Process, ProcessCounters};
 pub use reply::RawReply;
-pub use sample::{Estimate, FormatShare, KeyGroup, Sample, SampledGroup};
+pub use sample::{Estimate, FormatShare, KeyGroup, Sample, SampledGroup, Sampling};
 pub use scan::{EntryScan, ScannedEntry};
 pub use server::{AclVerdict, Info, LatencyEvent, NodeRole, ServerNode, SlowCommand, StoreOf, TlsFacts};
+pub use url::{Deployment, ServerAddress, ServerUrl};
 pub use write::EntryWrite;
 
 use std::fmt;

@@ -11,6 +11,8 @@ use crate::store::admin::{AdminStore, KeyExpiry, SampledKeys};
 
 /// The most keys of a sample.
 const MOST_KEYS: usize = 100_000;
+/// How many keys one step of a sampling looks at.
+const STEP: usize = 500;
 /// A normal variable is within this many standard deviations in 19 of 20 cases.
 const Z: f64 = 1.96;
 
@@ -105,21 +107,89 @@ impl Sample {
     }
 }
 
+/// A sample that grows. Made by [`Admin::sampling`].
+///
+/// ```
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> larder::Result<()> {
+/// # let larder = larder::Larder::connect("memory:").await?;
+/// let mut sampling = larder.admin().sampling(100_000);
+/// while sampling.step().await? {
+///     eprintln!("{} keys so far", sampling.so_far().sampled);
+/// }
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Debug)]
+pub struct Sampling {
+    admin: Admin,
+    /// How many keys are still to be looked at.
+    left: usize,
+    /// How many keys the whole sample has.
+    wanted: usize,
+    tally: Tally,
+}
+
+impl Sampling {
+    /// Looks at up to 500 more keys, and returns whether there are more to look at. If the store is not larger than the
+    /// sample, the first step counts all keys.
+    ///
+    /// Costs a `DBSIZE`, and two round trips for each 100 keys.
+    ///
+    /// # Errors
+    ///
+    #[doc = include_str!("../doc/request_errors.md")]
+    ///
+    /// What was sampled before stays.
+    ///
+    /// # Cancel safety
+    ///
+    /// A dropped call has added nothing.
+    pub async fn step(&mut self) -> Result<bool> {
+        if self.left == 0 {
+            return Ok(false);
+        }
+        let (store, keys) = (self.admin.store()?, self.left.min(STEP));
+        // Once there are random keys in the sample, all keys of a store that has shrunk must not be added to it.
+        let most = if self.tally.counted.sampled == 0 { self.wanted } else { 0 };
+        // Boxed: the future is large, and this is not called often.
+        let sampled = Box::pin(store.sample_keys(keys, most, self.admin.max_wait())).await?;
+        let is_last = sampled.exact || sampled.keys.is_empty();
+        self.left = if is_last { 0 } else { self.left - keys };
+        self.tally.add(self.admin.namespace(), &sampled);
+        Ok(self.left > 0)
+    }
+
+    /// Returns the estimate from the keys that were looked at so far.
+    #[must_use]
+    pub fn so_far(&self) -> Sample {
+        self.tally.sample()
+    }
+}
+
 impl Admin {
     /// Estimates what the store holds from `keys` random keys (2,000 is usual; at most 100,000). If the store has no
     /// more keys than that, all of them are counted.
     ///
-    /// Costs two round trips for each 100 keys: 100 `RANDOMKEY`, then `GETRANGE`, `PTTL` and `MEMORY USAGE` of each.
-    /// The nodes of a cluster are sampled in proportion to their `DBSIZE`.
+    /// Costs two round trips for each 100 keys: 100 `RANDOMKEY`, then `GETRANGE`, `PTTL` and `MEMORY USAGE` of each;
+    /// and a `DBSIZE` for each 500 keys. The nodes of a cluster are sampled in proportion to their `DBSIZE`.
     ///
     /// # Errors
     ///
     #[doc = include_str!("../doc/request_errors.md")]
     pub async fn sample(&self, keys: usize) -> Result<Sample> {
-        let keys = keys.clamp(1, MOST_KEYS);
-        // Boxed: the future is large, and this is not called often.
-        let sampled = Box::pin(self.store()?.sample_keys(keys, self.max_wait())).await?;
-        Ok(Tally::new(self.namespace(), &sampled).sample())
+        let mut sampling = self.sampling(keys);
+        while sampling.step().await? {}
+        Ok(sampling.so_far())
+    }
+
+    /// Begins a [`sample`](Self::sample) whose estimate can be read before it is complete.
+    #[must_use]
+    pub fn sampling(&self, keys: usize) -> Sampling {
+        let counted = Counted { total: 0, sampled: 0, exact: false };
+        let tally = Tally { counted, groups: HashMap::new() };
+        let wanted = keys.clamp(1, MOST_KEYS);
+        Sampling { admin: self.clone(), left: wanted, wanted, tally }
     }
 
     /// Estimates the number of entries of one cache: what [`clear`](Self::clear) would invalidate. `cache` without a
@@ -146,7 +216,7 @@ impl Admin {
 }
 
 /// How many keys were counted, of how many.
-#[derive(Clone, Copy)]
+#[derive(Debug, Clone, Copy)]
 struct Counted {
     total: u64,
     sampled: u64,
@@ -190,7 +260,7 @@ impl Counted {
 }
 
 /// The keys of a group in the sample.
-#[derive(Default)]
+#[derive(Debug, Default)]
 struct GroupTally {
     sampled: u64,
     /// The sum of the sizes, the sum of their squares, and how many sizes are known.
@@ -201,21 +271,24 @@ struct GroupTally {
 }
 
 /// A sample as it is counted.
+#[derive(Debug)]
 struct Tally {
     counted: Counted,
     groups: HashMap<KeyGroup, GroupTally>,
 }
 
 impl Tally {
-    fn new(namespace: &str, keys: &SampledKeys) -> Self {
-        let mut groups: HashMap<KeyGroup, GroupTally> = HashMap::new();
-        let mut sampled = 0;
+    fn add(&mut self, namespace: &str, keys: &SampledKeys) {
+        let Self { counted, groups } = self;
+        // Random keys do not become a count because the store is empty by now.
+        counted.exact = keys.exact && counted.sampled == 0;
+        counted.total = keys.total;
         for key in &keys.keys {
             // It expired or was deleted after it was drawn.
             if key.expiry == KeyExpiry::Gone {
                 continue;
             }
-            sampled += 1;
+            counted.sampled += 1;
             let group = group_of(namespace, &key.name);
             let is_cache = matches!(group, KeyGroup::Cache(_));
             let tally = groups.entry(group).or_default();
@@ -237,13 +310,12 @@ impl Tally {
                 }
             }
         }
-        Self { counted: Counted { total: keys.total, sampled, exact: keys.exact }, groups }
     }
 
-    fn sample(self) -> Sample {
-        let Self { counted, groups } = self;
+    fn sample(&self) -> Sample {
+        let counted = self.counted;
         let mut groups: Vec<SampledGroup> =
-            groups.into_iter().map(|(group, tally)| tally.group(group, counted)).collect();
+            self.groups.iter().map(|(group, tally)| tally.group(group.clone(), counted)).collect();
         let size = |group: &SampledGroup| group.bytes.map_or(0.0, |bytes| bytes.value);
         groups.sort_by(|a, b| {
             let (a_rank, b_rank) = ((size(a), a.keys.value), (size(b), b.keys.value));
@@ -258,12 +330,13 @@ impl Tally {
 }
 
 impl GroupTally {
-    fn group(mut self, group: KeyGroup, counted: Counted) -> SampledGroup {
-        self.ttls.sort_unstable();
+    fn group(&self, group: KeyGroup, counted: Counted) -> SampledGroup {
+        let mut ttls = self.ttls.clone();
+        ttls.sort_unstable();
         let mut formats: Vec<FormatShare> = self
             .formats
-            .into_iter()
-            .map(|((format, compressed), sampled)| FormatShare { format, compressed, sampled })
+            .iter()
+            .map(|(&(format, compressed), &sampled)| FormatShare { format, compressed, sampled })
             .collect();
         formats
             .sort_unstable_by_key(|share| (std::cmp::Reverse(share.sampled), share.format, share.compressed));
@@ -274,7 +347,7 @@ impl GroupTally {
             keys: counted.estimate(self.sampled),
             bytes: (known > 0).then(|| counted.sum(sum, squares)),
             share: counted.share(self.sampled),
-            median_ttl: self.ttls.get(self.ttls.len() / 2).copied(),
+            median_ttl: ttls.get(ttls.len() / 2).copied(),
             no_expiry: counted.estimate(self.no_expiry),
             formats,
         }

@@ -1,6 +1,6 @@
 //! The operations of a store for tools: what is stored, who holds what, and facts about the servers.
 //!
-//! None of them is on the path of a request. None sends `KEYS`, and each `SCAN` asks for [`SCAN_COUNT`] keys.
+//! None of them is on the path of a request. None sends `KEYS`, and each `SCAN` asks for at most [`SCAN_COUNT`] keys.
 
 use std::future::Future;
 use std::time::Duration;
@@ -12,8 +12,16 @@ use crate::error::Result;
 use crate::name::Name;
 use crate::store::job::LastRun;
 
-/// How many keys one step of a scan visits, about.
+/// How many keys one page of a scan visits, about.
 pub(crate) const SCAN_COUNT: u64 = 200;
+/// How many keys one `SCAN` of a page visits on a server that is near. The server answers other clients between two of
+/// them, so one with 200 keys would be noticed: it takes longer than most requests wait on an idle server.
+#[cfg(feature = "redis")]
+pub(crate) const SCAN_STEP: u64 = 40;
+/// A server is far if a `SCAN` takes longer than this. Most of that time the server is idle, so one `SCAN` visits the
+/// whole page, in one round trip.
+#[cfg(feature = "redis")]
+pub(crate) const FAR: Duration = Duration::from_millis(2);
 /// How many keys of a sample are asked for in one write.
 #[cfg(feature = "redis")]
 pub(crate) const SAMPLE_BATCH: usize = 100;
@@ -61,6 +69,8 @@ pub(crate) struct ScanPlace {
     /// The nodes that are still to be visited, the current one last. `None` at the start.
     pub(crate) nodes: Option<Vec<String>>,
     pub(crate) cursor: u64,
+    /// Whether the last answer took long because the server is far.
+    pub(crate) far: bool,
 }
 
 /// One step of a scan.
@@ -161,8 +171,8 @@ store_operations! {
         /// Returns the number of all keys.
         async fn key_count(&self, max_wait: Duration) -> Result<u64>;
 
-        /// Looks at so many random keys, or at all keys if there are no more.
-        async fn sample_keys(&self, keys: usize, max_wait: Duration) -> Result<SampledKeys>;
+        /// Looks at `keys` random keys. If there are no more than `most`, looks at all keys instead.
+        async fn sample_keys(&self, keys: usize, most: usize, max_wait: Duration) -> Result<SampledKeys>;
 
         /// Visits the next keys.
         async fn scan_names(

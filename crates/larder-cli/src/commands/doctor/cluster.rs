@@ -2,24 +2,25 @@
 
 use std::collections::BTreeMap;
 
+use larder::admin::Deployment;
+
 use super::connection::Failure;
 use super::exam::{Exam, Node, SentinelAnswer};
 use super::report::Report;
-use super::target::Shape;
 
 const SLOTS: i64 = 16_384;
 /// The default time to live of a lock, in milliseconds.
 const LEASE: f64 = 30_000.0;
 
 pub(crate) async fn examine(exam: &mut Exam, report: &mut Report) -> Result<(), Failure> {
-    match &exam.options.target.shape {
-        Shape::Single => {
+    match &exam.options.target.deployment {
+        Deployment::Single => {
             single(exam, report);
             for number in [62, 63, 64, 65] {
                 report.inapplicable(number, "one server, neither a cluster nor watched by sentinels");
             }
         }
-        Shape::Cluster => {
+        Deployment::Cluster => {
             for number in [64, 65] {
                 report.inapplicable(number, "no sentinels");
             }
@@ -27,7 +28,7 @@ pub(crate) async fn examine(exam: &mut Exam, report: &mut Report) -> Result<(), 
             nodes(exam, report);
             node_timeout(exam, report);
         }
-        Shape::Sentinel { service } => {
+        Deployment::Sentinel { service } => {
             for number in [61, 63] {
                 report.inapplicable(number, "not a cluster");
             }
@@ -85,8 +86,8 @@ fn nodes(exam: &Exam, report: &mut Report) {
              a certificate for it",
         );
     }
-    let lonely: Vec<String> = match exam.options.target.shape {
-        Shape::Cluster => {
+    let lonely: Vec<String> = match exam.options.target.deployment {
+        Deployment::Cluster => {
             let mut masters = BTreeMap::new();
             for (.., master, replicas) in &exam.slots {
                 masters.insert(master.to_string(), *replicas);

@@ -6,6 +6,7 @@ use std::io;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
+use larder::admin::ServerAddress;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use rustls::{ClientConfig, RootCertStore};
@@ -15,7 +16,7 @@ use tokio_rustls::TlsConnector;
 
 use super::certificate;
 use super::resp::{self, Reply};
-use super::target::{Address, Secret};
+use crate::settings::Secret;
 
 /// How long dialling and each reply may take.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -85,26 +86,29 @@ pub(crate) struct TlsFacts {
 
 impl Connection {
     /// Dials and logs in.
-    pub(crate) async fn open(address: &Address, login: &Login) -> Result<Self, Failure> {
+    pub(crate) async fn open(address: &ServerAddress, login: &Login) -> Result<Self, Failure> {
         let mut connection = Self::dial(address, login.tls.clone()).await?;
         connection.log_in(login).await?;
         Ok(connection)
     }
 
     /// Dials without logging in.
-    pub(crate) async fn dial(address: &Address, tls: Option<Arc<ClientConfig>>) -> Result<Self, Failure> {
+    pub(crate) async fn dial(
+        address: &ServerAddress,
+        tls: Option<Arc<ClientConfig>>,
+    ) -> Result<Self, Failure> {
         tokio::time::timeout(PATIENCE, Self::connect(address, tls)).await.unwrap_or(Err(Failure::Silent))
     }
 
-    async fn connect(address: &Address, tls: Option<Arc<ClientConfig>>) -> Result<Self, Failure> {
+    async fn connect(address: &ServerAddress, tls: Option<Arc<ClientConfig>>) -> Result<Self, Failure> {
         let (stream, tls): (Box<dyn Stream>, _) = match address {
             #[cfg(unix)]
-            Address::Unix(path) => (Box::new(tokio::net::UnixStream::connect(path).await?), None),
+            ServerAddress::Unix(path) => (Box::new(tokio::net::UnixStream::connect(path).await?), None),
             #[cfg(not(unix))]
-            Address::Unix(_) => {
+            ServerAddress::Unix(_) => {
                 return Err(Failure::Unreachable("this system has no Unix sockets".to_owned()));
             }
-            Address::Tcp { host, port } => {
+            ServerAddress::Tcp { host, port } => {
                 let stream = TcpStream::connect((host.as_str(), *port)).await?;
                 stream.set_nodelay(true)?;
                 match tls {

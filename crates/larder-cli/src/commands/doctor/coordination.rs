@@ -1,9 +1,10 @@
 //! *coordination*: what locks and limits need that a cache does not.
 
+use larder::admin::Deployment;
+
 use super::connection::Failure;
 use super::exam::{Exam, Node};
 use super::report::Report;
-use super::target::Shape;
 
 /// The longest that a replica may be silent, in seconds.
 const LAG: f64 = 3.0;
@@ -149,10 +150,10 @@ fn min_replicas(exam: &Exam, node: &Node, report: &mut Report) {
             "bring the replicas back, or lower min-replicas-to-write",
         );
     }
-    let watched = matches!(exam.options.target.shape, Shape::Sentinel { .. });
+    let watched = matches!(exam.options.target.deployment, Deployment::Sentinel { .. });
     if least > 0 {
         report.good(15, format!("min-replicas-to-write is {least}"));
-    } else if exam.options.target.shape == Shape::Cluster {
+    } else if exam.options.target.deployment == Deployment::Cluster {
         report.inapplicable(15, "a cluster's masters stop after cluster-node-timeout: see L63");
     } else if (watched || !node.replicas().is_empty()) && exam.has_locks() {
         report.warning(

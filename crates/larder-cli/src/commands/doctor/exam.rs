@@ -3,15 +3,16 @@
 use std::collections::HashMap;
 use std::time::Instant;
 
+use larder::admin::{Deployment, ServerAddress, ServerUrl};
+
 use super::connection::{Connection, Failure, Login};
 use super::names::Names;
 use super::resp::Reply;
-use super::target::{Address, Shape, Target};
 
 /// What the user asked for.
 #[derive(Debug, Clone)]
 pub(crate) struct Options {
-    pub(crate) target: Target,
+    pub(crate) target: ServerUrl,
     pub(crate) login: Login,
     pub(crate) sentinel_login: Login,
     pub(crate) namespace: Option<String>,
@@ -41,7 +42,7 @@ impl Options {
 
 /// A server that can be asked.
 pub(crate) struct Node {
-    pub(crate) address: Address,
+    pub(crate) address: ServerAddress,
     pub(crate) connection: Connection,
     pub(crate) is_master: bool,
     info: HashMap<String, String>,
@@ -53,14 +54,14 @@ pub(crate) struct Node {
 /// What one sentinel says.
 #[derive(Debug)]
 pub(crate) struct SentinelView {
-    pub(crate) address: Address,
+    pub(crate) address: ServerAddress,
     pub(crate) answer: Result<SentinelAnswer, String>,
 }
 
 /// What a sentinel knows about the service.
 #[derive(Debug)]
 pub(crate) struct SentinelAnswer {
-    pub(crate) master: Address,
+    pub(crate) master: ServerAddress,
     pub(crate) fields: HashMap<String, String>,
 }
 
@@ -69,10 +70,10 @@ pub(crate) struct Exam {
     pub(crate) options: Options,
     pub(crate) nodes: Vec<Node>,
     /// Nodes that are part of the deployment and cannot be reached.
-    pub(crate) unreachable: Vec<(Address, Failure)>,
+    pub(crate) unreachable: Vec<(ServerAddress, Failure)>,
     pub(crate) sentinels: Vec<SentinelView>,
     /// A cluster's slots: first, last, master, number of replicas.
-    pub(crate) slots: Vec<(i64, i64, Address, usize)>,
+    pub(crate) slots: Vec<(i64, i64, ServerAddress, usize)>,
     pub(crate) names: Option<Names>,
 }
 
@@ -89,7 +90,7 @@ const SETTINGS: &[&str] = &[
 
 impl Node {
     /// Connects, and reads INFO and the settings. A user without the rights gets a node without them.
-    pub(crate) async fn open(address: Address, login: &Login) -> Result<Self, Failure> {
+    pub(crate) async fn open(address: ServerAddress, login: &Login) -> Result<Self, Failure> {
         let connection = Connection::open(&address, login).await?;
         let mut node = Self {
             address,
@@ -192,10 +193,10 @@ impl Exam {
             slots: Vec::new(),
             names: None,
         };
-        match exam.options.target.shape.clone() {
-            Shape::Single => exam.open_all(exam.options.target.addresses.clone()).await,
-            Shape::Cluster => exam.open_cluster().await?,
-            Shape::Sentinel { service } => exam.open_sentinel(&service).await?,
+        match exam.options.target.deployment.clone() {
+            Deployment::Single => exam.open_all(exam.options.target.addresses.clone()).await,
+            Deployment::Cluster => exam.open_cluster().await?,
+            Deployment::Sentinel { service } => exam.open_sentinel(&service).await?,
         }
         if exam.nodes.is_empty() {
             let failure = exam.unreachable.pop().map(|(_, failure)| failure);
@@ -204,7 +205,7 @@ impl Exam {
         Ok(exam)
     }
 
-    async fn open_all(&mut self, addresses: Vec<Address>) {
+    async fn open_all(&mut self, addresses: Vec<ServerAddress>) {
         for address in addresses {
             match Node::open(address.clone(), &self.options.login).await {
                 Ok(node) => self.nodes.push(node),
@@ -228,9 +229,9 @@ impl Exam {
                 last = Failure::Unreachable(format!("CLUSTER SLOTS: {error}"));
                 continue;
             }
-            let mut addresses: Vec<Address> = Vec::new();
+            let mut addresses: Vec<ServerAddress> = Vec::new();
             for range in reply.items() {
-                let nodes: Vec<Address> =
+                let nodes: Vec<ServerAddress> =
                     range.items().iter().skip(2).filter_map(|node| node_address(node, &seed)).collect();
                 let (Some(first), Some(end), Some(master)) =
                     (range.at(0).and_then(Reply::int), range.at(1).and_then(Reply::int), nodes.first())
@@ -270,9 +271,9 @@ impl Exam {
             self.sentinels.push(SentinelView { address, answer });
         }
         // The master that most sentinels name.
-        let masters: Vec<&Address> =
+        let masters: Vec<&ServerAddress> =
             self.sentinels.iter().filter_map(|view| Some(&view.answer.as_ref().ok()?.master)).collect();
-        let votes = |address: &Address| masters.iter().filter(|&&named| named == address).count();
+        let votes = |address: &ServerAddress| masters.iter().filter(|&&named| named == address).count();
         let master = masters.iter().max_by_key(|address| votes(address)).map(|&address| address.clone());
         let Some(master) = master else { return Err(last) };
         let mut addresses = vec![master];
@@ -317,10 +318,10 @@ impl Exam {
 }
 
 async fn ask_sentinel(
-    address: &Address,
+    address: &ServerAddress,
     login: &Login,
     service: &str,
-) -> Result<(SentinelAnswer, Vec<Address>), Failure> {
+) -> Result<(SentinelAnswer, Vec<ServerAddress>), Failure> {
     let mut connection = Connection::open(address, login).await?;
     let replies = connection
         .pipeline(&[
@@ -345,17 +346,17 @@ async fn ask_sentinel(
     Ok((SentinelAnswer { master, fields }, replicas))
 }
 
-fn pair_address(host: &Reply, port: &Reply) -> Option<Address> {
-    Some(Address::Tcp { host: host.text()?, port: u16::try_from(port.int()?).ok()? })
+fn pair_address(host: &Reply, port: &Reply) -> Option<ServerAddress> {
+    Some(ServerAddress::Tcp { host: host.text()?, port: u16::try_from(port.int()?).ok()? })
 }
 
 /// A node that does not know its own name sends an empty one, which means the host that was asked.
-fn node_address(node: &Reply, asked: &Address) -> Option<Address> {
+fn node_address(node: &Reply, asked: &ServerAddress) -> Option<ServerAddress> {
     let host = node.at(0).and_then(Reply::text).filter(|host| !matches!(host.as_str(), "" | "?"));
     let host = match (host, asked) {
         (Some(host), _) => host,
-        (None, Address::Tcp { host, .. }) => host.clone(),
-        (None, Address::Unix(_)) => return None,
+        (None, ServerAddress::Tcp { host, .. }) => host.clone(),
+        (None, ServerAddress::Unix(_)) => return None,
     };
-    Some(Address::Tcp { host, port: u16::try_from(node.at(1)?.int()?).ok()? })
+    Some(ServerAddress::Tcp { host, port: u16::try_from(node.at(1)?.int()?).ok()? })
 }

@@ -1,16 +1,18 @@
 //! *link*: how this machine reaches the servers.
 
 use std::collections::HashMap;
+use std::net::IpAddr;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use larder::admin::{Deployment, ServerAddress};
 
 use super::connection::{Connection, Failure, Login};
 use super::exam::{Exam, Node};
 use super::report::Report;
 use super::resp::Reply;
-use super::target::{Address, Shape};
 
 /// The clocks at an earlier moment, by server: this machine's monotonic one and the server's.
-pub(crate) type Clocks = HashMap<Address, (Instant, Duration)>;
+pub(crate) type Clocks = HashMap<ServerAddress, (Instant, Duration)>;
 
 const PINGS: usize = 200;
 /// The longest that the pings take together.
@@ -62,8 +64,8 @@ async fn reached(exam: &mut Exam, report: &mut Report) -> Result<(), Failure> {
     let user = if user.error().is_some() { fallback } else { user.text().unwrap_or(fallback) };
     let how = match (&node.connection.tls, &node.address) {
         (Some(tls), _) => tls.version,
-        (None, Address::Unix(_)) => "Unix socket",
-        (None, Address::Tcp { .. }) => "no TLS",
+        (None, ServerAddress::Unix(_)) => "Unix socket",
+        (None, ServerAddress::Tcp { .. }) => "no TLS",
     };
     let others = if nodes > 1 { format!(" and {} more", nodes - 1) } else { String::new() };
     report.good(1, format!("reached {}{others}, {how}, user {user}", node.address));
@@ -74,7 +76,7 @@ fn encrypted(exam: &Exam, report: &mut Report) {
     let Some(node) = exam.first() else { return };
     if node.connection.tls.is_some() {
         report.good(2, "encrypted by TLS");
-    } else if exam.nodes.iter().all(|node| node.address.is_local()) {
+    } else if exam.nodes.iter().all(|node| is_local(&node.address)) {
         report.good(2, "not encrypted, and it does not leave this machine");
     } else {
         let fix = "give the server a certificate (tls-port, tls-cert-file, tls-key-file) and use rediss://";
@@ -111,7 +113,7 @@ async fn login(exam: &Exam, report: &mut Report) {
     let fix =
         "give the server a password (requirepass), or turn the default user off: ACL SETUSER default off";
     match open.await {
-        Ok(Reply::Text(_)) if node.address.is_local() => {
+        Ok(Reply::Text(_)) if is_local(&node.address) => {
             report.warning(4, "no login is required, from this machine at least", fix);
         }
         Ok(Reply::Text(_)) => report.problem(4, "no login is required, over the network", fix),
@@ -207,7 +209,9 @@ pub(crate) async fn clocks(exam: &mut Exam, clocks: &mut Clocks, report: &mut Re
 /// Connects several times, and to every address of the name, and compares the servers' run ids.
 async fn one_server(exam: &mut Exam, report: &mut Report) -> Result<(), Failure> {
     let Some(node) = exam.first() else { return Ok(()) };
-    let (Shape::Single, Address::Tcp { host, port }) = (&exam.options.target.shape, &node.address) else {
+    let (Deployment::Single, ServerAddress::Tcp { host, port }) =
+        (&exam.options.target.deployment, &node.address)
+    else {
         report.inapplicable(8, "no name with several servers behind it");
         return Ok(());
     };
@@ -224,7 +228,7 @@ async fn one_server(exam: &mut Exam, report: &mut Report) -> Result<(), Failure>
             resolved
                 .iter()
                 .take(8)
-                .map(|address| Address::Tcp { host: address.ip().to_string(), port: *port }),
+                .map(|address| ServerAddress::Tcp { host: address.ip().to_string(), port: *port }),
         );
     }
     let mut ids = vec![own];
@@ -247,11 +251,22 @@ async fn one_server(exam: &mut Exam, report: &mut Report) -> Result<(), Failure>
     Ok(())
 }
 
-async fn run_id(address: &Address, login: &Login) -> Result<String, Failure> {
+async fn run_id(address: &ServerAddress, login: &Login) -> Result<String, Failure> {
     let mut connection = Connection::open(address, login).await?;
     let info = connection.call(&["INFO", "server"]).await?.text().unwrap_or_default();
     let id = info.lines().find_map(|line| line.strip_prefix("run_id:"));
     id.map(|id| id.trim().to_owned()).ok_or_else(|| Failure::Unreachable("no run id".to_owned()))
+}
+
+/// Whether bytes to this address stay on the machine.
+fn is_local(address: &ServerAddress) -> bool {
+    match address {
+        ServerAddress::Unix(_) => true,
+        ServerAddress::Tcp { host, .. } => {
+            host.eq_ignore_ascii_case("localhost")
+                || host.parse::<IpAddr>().is_ok_and(|address| address.is_loopback())
+        }
+    }
 }
 
 /// Returns a percentile of sorted times.
@@ -263,4 +278,26 @@ pub(crate) fn percentile(sorted: &[Duration], percent: usize) -> Duration {
 /// Writes a short time: `0.42 ms`.
 pub(crate) fn millis(time: Duration) -> String {
     format!("{:.2} ms", time.as_secs_f64() * 1_000.0)
+}
+
+#[cfg(test)]
+mod tests {
+    use larder::admin::ServerUrl;
+
+    use super::*;
+
+    #[test]
+    fn only_loopback_and_sockets_are_local() {
+        for (url, local) in [
+            ("redis://127.0.0.1", true),
+            ("redis://localhost", true),
+            ("redis://[::1]", true),
+            ("redis+unix:///run/r.sock", true),
+            ("redis://10.0.0.1", false),
+            ("redis://cache.internal", false),
+        ] {
+            let url = ServerUrl::parse(url).unwrap().unwrap();
+            assert!(url.addresses.iter().all(|address| is_local(address) == local), "{url:?}");
+        }
+    }
 }

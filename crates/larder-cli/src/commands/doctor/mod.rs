@@ -17,7 +17,6 @@ mod resp;
 mod rights;
 mod server;
 mod table;
-mod target;
 mod tracking;
 
 use std::collections::HashMap;
@@ -26,6 +25,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use clap::Args;
+use larder::admin::ServerUrl;
 use serde_json::{Value, json};
 
 use crate::app::App;
@@ -33,13 +33,13 @@ use crate::args::duration;
 use crate::commands::interrupt::Interrupt;
 use crate::exit::Exit;
 use crate::failure::Failure;
+use crate::settings::Secret;
 use connection::Login;
 use exam::{Exam, Options};
 use link::Clocks;
 use names::Names;
 use report::{Report, Verdict};
 use table::{CHECKS, Group};
-use target::{Secret, Target};
 
 /// Check the servers: link, rights, memory, tracking, and what locks need
 ///
@@ -84,6 +84,8 @@ pub(crate) struct Arguments {
 
 /// The signal of Ctrl-C, which is the exit status of a watch that it ends before the first report.
 const SIGINT: i32 = 2;
+/// The longest line of a report.
+const WIDEST: usize = 100;
 
 /// One server to examine, or one deployment of several.
 struct Part {
@@ -169,7 +171,7 @@ async fn groups(
     if clock {
         link::clocks(exam, clocks, report).await?;
     }
-    if report.wants(&[11, 12, 15, 27, 33, 42, 45, 46, 47, 48]) {
+    if report.wants(&[11, 12, 15, 27, 33, 40, 42, 45, 46, 47, 48]) {
         walk(exam).await?;
     }
     if wants_group(report, Group::Link) {
@@ -215,7 +217,7 @@ async fn walk(exam: &mut Exam) -> Result<(), connection::Failure> {
 fn parts(arguments: &Arguments, app: &App) -> Result<Vec<Part>, Failure> {
     let settings = &app.settings;
     let part = |url: &str, name, locks| -> Result<Part, Failure> {
-        let target = Target::parse(url).ok_or_else(|| {
+        let target = ServerUrl::parse(url)?.ok_or_else(|| {
             Failure::usage("there is no server to examine behind this URL")
                 .fix("give a URL such as redis://10.0.0.1; memory: is inside of a program, and has no server")
         })?;
@@ -224,9 +226,8 @@ fn parts(arguments: &Arguments, app: &App) -> Result<Vec<Part>, Failure> {
             username: settings.user.clone().or_else(|| target.username.clone()),
             password: settings
                 .password
-                .as_ref()
-                .map(|password| Secret(password.0.clone()))
-                .or_else(|| target.password.clone()),
+                .clone()
+                .or_else(|| target.password().map(|password| Secret(password.to_owned()))),
             database: target.database,
             tls: tls.clone(),
         };
@@ -274,8 +275,10 @@ fn print(
         return app.out.json(&document(reports));
     }
     let terminal = app.out.is_terminal();
+    // Longer lines are hard to read.
     let width =
-        if terminal { crossterm::terminal::size().map_or(100, |(width, _)| width.into()) } else { 100 };
+        if terminal { crossterm::terminal::size().map_or(WIDEST, |(width, _)| width.into()) } else { WIDEST };
+    let width = width.min(WIDEST);
     let mut text = String::new();
     if terminal && arguments.watch.is_some() {
         // Home, and clear what is there.

@@ -34,6 +34,7 @@ pub(crate) const LAYOUTS: &[(&str, u32)] = &[
     ("limit", 1),
     ("process", 1),
 ];
+const PROCESS: &str = "process";
 const COORDINATION: &[&str] = &["lock", "group", "election", "job", "semaphore", "rwlock", "limit"];
 
 /// What a walk over the names found.
@@ -81,7 +82,13 @@ impl Names {
             .sum()
     }
 
-    /// The same in words: `12 locks, 83 limits`.
+    /// Whether programs of this namespace announce themselves.
+    pub(crate) fn has_processes(&self, namespace: Option<&str>) -> bool {
+        let start = format!("{{{}/", namespace.unwrap_or_default());
+        self.things.get(PROCESS).is_some_and(|of| of.iter().any(|thing| thing.starts_with(start.as_bytes())))
+    }
+
+    /// The locks and limits in words: `12 locks, 83 limits`.
     pub(crate) fn described(&self) -> String {
         let parts: Vec<String> = self
             .things
@@ -123,7 +130,7 @@ impl Names {
         if known.is_some_and(|(_, newest)| layout > *newest) && self.newer.len() < 3 {
             self.newer.push(format!("{kind} {layout} ({})", String::from_utf8_lossy(name)));
         }
-        if COORDINATION.contains(&kind) {
+        if COORDINATION.contains(&kind) || kind == PROCESS {
             self.things.entry(kind.to_owned()).or_default().insert(thing.to_vec());
         }
     }
@@ -227,6 +234,13 @@ mod tests {
             names.note(name.as_bytes());
         }
         assert_eq!(names.coordination(), 2);
+        names.note(b"~process.1:{shop/web}");
+        assert!(
+            names.has_processes(Some("shop"))
+                && !names.has_processes(Some("sho"))
+                && !names.has_processes(None)
+        );
+        assert_eq!((names.coordination(), names.described().as_str()), (2, "1 limit, 1 lock"));
         assert_eq!(names.newer, ["lock 2 (~lock.2:{/a})"]);
         assert_eq!(cache_of(b"shop/user:1"), b"shop/user");
     }

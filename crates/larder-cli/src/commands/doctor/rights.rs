@@ -4,10 +4,11 @@
 //! each command. A server checks rights before it looks at arguments, so every try is a command that changes nothing:
 //! it writes only if there is a key (`SET … XX`), or has an argument that the command refuses.
 
+use larder::admin::Deployment;
+
 use super::connection::Failure;
 use super::exam::{Exam, Node, Options};
 use super::report::{Report, Verdict};
-use super::target::Shape;
 
 /// A block of docs/security.md.
 pub(crate) struct Block {
@@ -86,7 +87,7 @@ pub(crate) static BLOCKS: &[Block] = &[
             ("zrem", &["ZREM", KEY, "x"]),
         ],
         names: &["process.1"],
-        // Only programs that announce themselves need it.
+        // Only programs that announce themselves need it: a warning if there are any.
         missing: Verdict::Good,
     },
     Block {
@@ -157,6 +158,8 @@ pub(crate) async fn examine(exam: &mut Exam, report: &mut Report) -> Result<(), 
     }
     let options = exam.options.clone();
     let (locks, several) = (exam.has_locks(), exam.nodes.len() > 1);
+    let announced =
+        exam.names.as_ref().is_some_and(|names| names.has_processes(options.namespace.as_deref()));
     for node in &mut exam.nodes {
         let at = if several { format!(" at {}", node.address) } else { String::new() };
         if options.as_user.is_some() && !can_ask(node, &options, report).await? {
@@ -167,7 +170,11 @@ pub(crate) async fn examine(exam: &mut Exam, report: &mut Report) -> Result<(), 
             if let Some(why) = needless(block, node, &options) {
                 report.inapplicable(block.check, why);
             } else if report.wants(&[block.check]) {
-                let missing = if locks && block.check == 33 { Verdict::Problem } else { block.missing };
+                let missing = match block.check {
+                    33 if locks => Verdict::Problem,
+                    40 if announced => Verdict::Warning,
+                    _ => block.missing,
+                };
                 examine_block(block, missing, node, &options, &at, report).await?;
             }
         }
@@ -193,8 +200,8 @@ fn needless(block: &Block, node: &Node, options: &Options) -> Option<&'static st
     let version = node.version();
     let before =
         |major, minor| version.is_some_and(|(product, a, b)| product == "Redis" && (a, b) < (major, minor));
-    let is_cluster = options.target.shape == Shape::Cluster;
-    let is_sentinel = matches!(options.target.shape, Shape::Sentinel { .. });
+    let is_cluster = options.target.deployment == Deployment::Cluster;
+    let is_sentinel = matches!(options.target.deployment, Deployment::Sentinel { .. });
     match block.name {
         "coordination-6" if !before(7, 0) => Some("needed before Redis 7 only"),
         "cluster" if !is_cluster => Some("not a cluster"),

@@ -29,7 +29,7 @@ pub(super) struct Arguments {
 }
 
 pub(super) async fn run(arguments: Arguments, app: &App) -> Result<Exit, Failure> {
-    let larder = app.connect().await?;
+    let larder = app.open()?;
     let info = larder.admin().lock(arguments.kind.into(), &arguments.name).await?;
     app.out.one(people(&info).trim_end(), &json(&info))?;
     Ok(if info.holding == 0 { Exit::NO } else { Exit::OK })

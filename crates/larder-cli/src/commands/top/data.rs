@@ -56,7 +56,7 @@ impl Pane {
     }
 }
 
-/// A column. The first one takes the room that is left; those with a high rank leave first where it is narrow.
+/// A column. Its width has room for its title and an arrow. The first one takes the room that is left; those with a high rank leave first where it is narrow.
 #[derive(Debug)]
 pub(crate) struct Column {
     pub(crate) title: &'static str,
@@ -78,8 +78,8 @@ const CACHES: &[Column] = &[
     number("ENTRIES", 10, 0),
     number("BYTES", 9, 1),
     number("SHARE", 6, 2),
-    number("MEDIAN TTL", 10, 3),
-    number("NO EXPIRY", 9, 4),
+    number("MEDIAN TTL", 11, 3),
+    number("NO EXPIRY", 10, 4),
     text("FORMAT", 12, 5),
 ];
 const LOCKS: &[Column] = &[
@@ -87,21 +87,21 @@ const LOCKS: &[Column] = &[
     text("KIND", 9, 1),
     text("HOLDER", 18, 0),
     number("EXPIRES", 8, 2),
-    number("WAITING", 7, 1),
+    number("WAITING", 8, 1),
     number("HELD", 7, 4),
     number("FENCE", 16, 5),
 ];
 const LIMITS: &[Column] = &[text("LIMITER", 20, 0), number("KEYS", 9, 0), number("SHARE", 6, 1)];
 const PROCESSES: &[Column] = &[
-    text("PROCESS", 12, 0),
-    text("HOST", 12, 4),
+    text("PROCESS", 11, 0),
+    text("HOST", 10, 4),
     number("PID", 7, 3),
-    text("VERSION", 7, 5),
+    text("VERSION", 8, 5),
     number("UP", 7, 3),
     number("HITS", 6, 0),
     number("LOADS/s", 8, 1),
     number("LOCKS", 6, 4),
-    number("ERRORS/s", 8, 1),
+    number("ERRORS/s", 9, 1),
     number("SEEN", 6, 2),
 ];
 

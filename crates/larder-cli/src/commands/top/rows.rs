@@ -3,9 +3,10 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use larder::admin::{KeyGroup, LockInfo, Process, Sample};
+use larder::admin::{LockInfo, Process, Sample};
 
 use super::data::{Cell, Sheet};
+use crate::commands::ls;
 use crate::output::units;
 
 pub(super) fn cache_rows(sample: &Sample) -> Sheet {
@@ -14,18 +15,7 @@ pub(super) fn cache_rows(sample: &Sample) -> Sheet {
         format!("{}{}", if exact { "" } else { "~" }, units::count(number.round().max(0.0) as u64))
     };
     let rows = sample.groups.iter().map(|group| {
-        let name = match &group.group {
-            KeyGroup::Cache(name) => Cell::text(name),
-            KeyGroup::Versions => Cell::text("(versions)"),
-            KeyGroup::Loads => Cell::text("(loads)"),
-            KeyGroup::Locks => Cell::text("(locks)"),
-            KeyGroup::Jobs => Cell::text("(jobs)"),
-            KeyGroup::Limits => Cell::text("(limits)"),
-            KeyGroup::Processes => Cell::text("(processes)"),
-            KeyGroup::OtherNamespaces => Cell::text("(other namespaces)"),
-            KeyGroup::Foreign => Cell::text("(other programs)"),
-            _ => Cell::text("(other)"),
-        };
+        let (name, share) = (Cell::text(&ls::name(&group.group)), ls::share(group, sample));
         let bytes = group.bytes.map_or_else(Cell::none, |bytes| {
             Cell::number(units::size(bytes.value.max(0.0) as u64), bytes.value)
         });
@@ -39,7 +29,7 @@ pub(super) fn cache_rows(sample: &Sample) -> Sheet {
             name,
             Cell::number(about(group.keys.value), group.keys.value),
             bytes,
-            Cell::number(format!("{:.0} %", group.share.value * 100.0), group.share.value),
+            Cell::number(format!("{:.0} %", share * 100.0), share),
             ttl,
             Cell::number(about(group.no_expiry.value), group.no_expiry.value),
             Cell::text(&format),

@@ -3,7 +3,7 @@
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use ratatui::Frame;
-use ratatui::layout::{Constraint, Layout, Rect};
+use ratatui::layout::{Constraint, Layout, Margin, Rect};
 use ratatui::style::{Color, Modifier, Style};
 use ratatui::text::{Line, Span};
 use ratatui::widgets::{Block, Cell as TableCell, Clear, Paragraph, Row, Table, TableState};
@@ -121,7 +121,9 @@ fn head(data: &Data, ui: &Ui, theme: Theme, width: u16) -> Vec<Line<'static>> {
     }
     if let Some((since, why)) = &data.away {
         let text = format!(" not reached for {}: {why}", seconds(since.elapsed()));
-        status.push(Span::styled(text, theme.problem()));
+        let used: usize = status.iter().map(Span::width).sum();
+        let left = width.saturating_sub(u16::try_from(used).unwrap_or(u16::MAX));
+        status.push(Span::styled(cut(&text, left), theme.problem()));
     } else if ui.paused {
         status.push(Span::styled(" paused: space continues", theme.alert()));
     }
@@ -243,10 +245,10 @@ fn framed(frame: &mut Frame<'_>, area: Rect, data: &Data, ui: &Ui, theme: Theme,
 fn table(frame: &mut Frame<'_>, area: Rect, data: &Data, ui: &Ui, theme: Theme, pane: Pane) {
     let sheet = data.sheet(pane);
     let rows = ui.rows(data, pane);
-    let mut area = area;
+    let mut area = area.inner(Margin::new(1, 0));
     if let Some(error) = &sheet.error {
         let [line, rest] = Layout::vertical([Constraint::Length(1), Constraint::Min(1)]).areas(area);
-        frame.render_widget(Line::styled(format!(" {error}"), theme.problem()), line);
+        frame.render_widget(Line::styled(cut(error, line.width), theme.problem()), line);
         area = rest;
     }
     if rows.is_empty() {
@@ -256,7 +258,7 @@ fn table(frame: &mut Frame<'_>, area: Rect, data: &Data, ui: &Ui, theme: Theme, 
             (true, true) => pane.empty(),
             (true, false) => "nothing matches the filter",
         };
-        frame.render_widget(Paragraph::new(format!("\n  {text}")).style(theme.faint()), area);
+        frame.render_widget(Paragraph::new(format!("\n{text}")).style(theme.faint()), area);
         return;
     }
     let columns = fitting(pane.columns(), area.width);
@@ -374,6 +376,15 @@ fn right_aligned(mut left: Vec<Span<'static>>, right: Span<'static>, width: u16)
         left.push(right);
     }
     Line::from(left)
+}
+
+/// A text that is cut where the line ends.
+fn cut(text: &str, width: u16) -> String {
+    let width = usize::from(width);
+    if text.chars().count() <= width {
+        return text.to_owned();
+    }
+    text.chars().take(width.saturating_sub(1)).chain(['…']).collect()
 }
 
 /// A time in whole seconds at least.

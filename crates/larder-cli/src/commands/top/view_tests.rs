@@ -140,6 +140,15 @@ fn at_200_by_50_all_four_tables_are_there_with_all_their_columns() {
 }
 
 #[test]
+fn a_title_and_the_arrow_of_its_order_fit_into_each_column() {
+    for pane in Pane::ALL {
+        for column in pane.columns() {
+            assert!(usize::from(column.width) > column.title.len(), "{}", column.title);
+        }
+    }
+}
+
+#[test]
 fn without_colour_nothing_is_coloured_and_the_selection_is_reversed() {
     let data = data();
     let coloured = |ui: &Ui| {
@@ -158,6 +167,8 @@ fn an_outage_a_pause_a_filter_and_the_help_are_seen() {
     let (mut data, mut ui) = (data(), Ui::new(false));
     ui.paused = true;
     line_with(&lines(&drawn(&data, &ui, 80, 24)), "paused: space continues");
+    data.away = Some((Instant::now(), "x".repeat(200)));
+    assert_eq!(line_with(&lines(&drawn(&data, &ui, 80, 24)), "not reached").chars().last(), Some('…'));
     data.away = Some((Instant::now(), "connection refused".to_owned()));
     let away = lines(&drawn(&data, &ui, 80, 24));
     line_with(&away, "not reached for 0s: connection refused");

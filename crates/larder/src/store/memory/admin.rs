@@ -54,7 +54,7 @@ impl AdminStore for MemoryStore {
         Ok(u64::try_from(self.entries.all(self.clock.now()).len() + tables).unwrap_or(u64::MAX))
     }
 
-    async fn sample_keys(&self, _: usize, _: Duration) -> Result<SampledKeys> {
+    async fn sample_keys(&self, _: usize, _: usize, _: Duration) -> Result<SampledKeys> {
         let keys = self.facts();
         Ok(SampledKeys { total: u64::try_from(keys.len()).unwrap_or(u64::MAX), exact: true, keys })
     }

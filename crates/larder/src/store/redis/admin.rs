@@ -6,7 +6,7 @@
 use std::collections::HashSet;
 use std::future::Future;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use tokio::time::timeout;
@@ -22,8 +22,8 @@ use crate::envelope::HEADER;
 use crate::error::{Error, ErrorKind, Result};
 use crate::name::Name;
 use crate::store::admin::{
-    AdminStore, AnyLock, KeyExpiry, KeyFacts, LockState, NamePattern, SAMPLE_BATCH, SCAN_COUNT, SampledKeys,
-    ScanPlace, ScanStep, TlsSeen,
+    AdminStore, AnyLock, FAR, KeyExpiry, KeyFacts, LockState, NamePattern, SAMPLE_BATCH, SCAN_COUNT,
+    SCAN_STEP, SampledKeys, ScanPlace, ScanStep, TlsSeen,
 };
 
 /// The store's only node, or a node of its cluster.
@@ -70,9 +70,10 @@ impl NodeRef<'_> {
         &self,
         pattern: &NamePattern,
         cursor: u64,
+        count: u64,
         max_wait: Duration,
     ) -> Result<(Vec<String>, u64)> {
-        let (names, cursor) = self.scan_bytes(pattern, cursor, max_wait).await?;
+        let (names, cursor) = self.scan_bytes(pattern, cursor, count, max_wait).await?;
         // Names of larder are text. Others are shown with replacement characters, and are not larder's.
         let names = names.iter().map(|name| shown(name)).filter(|name| pattern.matches(name)).collect();
         Ok((names, cursor))
@@ -82,13 +83,14 @@ impl NodeRef<'_> {
         &self,
         pattern: &NamePattern,
         cursor: u64,
+        count: u64,
         max_wait: Duration,
     ) -> Result<(Vec<Bytes>, u64)> {
         let mut command = Request::new("SCAN").number(cursor);
         if let Some(glob) = pattern.glob() {
             command = command.arg("MATCH").arg(glob);
         }
-        let command = command.arg("COUNT").number(SCAN_COUNT);
+        let command = command.arg("COUNT").number(count);
         let answer = self.run(&command, Replay::Safe, max_wait).await?;
         let Reply::Array(parts) = &answer else { return Err(unexpected(&answer)) };
         let [cursor, Reply::Array(names)] = parts.as_slice() else { return Err(unexpected(&answer)) };
@@ -159,7 +161,7 @@ impl NodeRef<'_> {
         // A scan may return a key twice.
         let (mut facts, mut cursor, mut seen) = (Vec::new(), 0, HashSet::new());
         loop {
-            let (mut names, next) = self.scan_bytes(&NamePattern::All, cursor, max_wait).await?;
+            let (mut names, next) = self.scan_bytes(&NamePattern::All, cursor, SCAN_COUNT, max_wait).await?;
             names.retain(|name| seen.insert(name.clone()));
             if !names.is_empty() {
                 facts.extend(self.facts(&names, &MEMORY, max_wait).await?);
@@ -226,7 +228,7 @@ impl AdminStore for RedisStore {
         Ok(total)
     }
 
-    async fn sample_keys(&self, keys: usize, max_wait: Duration) -> Result<SampledKeys> {
+    async fn sample_keys(&self, keys: usize, most: usize, max_wait: Duration) -> Result<SampledKeys> {
         let nodes = self.nodes(max_wait).await?;
         let mut sizes = Vec::with_capacity(nodes.len());
         for node in &nodes {
@@ -234,10 +236,10 @@ impl AdminStore for RedisStore {
         }
         let total: u64 = sizes.iter().sum();
         let wanted = u64::try_from(keys).unwrap_or(u64::MAX);
-        let (exact, mut sampled) = (total <= wanted, Vec::new());
+        let (exact, mut sampled) = (usize::try_from(total).is_ok_and(|total| total <= most), Vec::new());
         for (node, size) in nodes.iter().zip(sizes) {
             if exact {
-                sampled.extend(node.all_keys(keys, max_wait).await?);
+                sampled.extend(node.all_keys(most, max_wait).await?);
             } else {
                 // Each node gets its share, rounded up, so that a small one is not left out.
                 let share = (u128::from(wanted) * u128::from(size)).div_ceil(u128::from(total));
@@ -259,11 +261,21 @@ impl AdminStore for RedisStore {
         };
         let Some(current) = nodes.last() else { return Ok(ScanStep { names: Vec::new(), next: None }) };
         let node = self.node_at(current, max_wait).await?;
-        let (names, cursor) = node.scan(pattern, place.cursor, max_wait).await?;
-        if cursor == 0 {
-            nodes.pop();
+        let (mut names, mut visited) = (Vec::new(), 0);
+        let ScanPlace { mut cursor, mut far, .. } = *place;
+        while visited < SCAN_COUNT {
+            let count = if far { SCAN_COUNT - visited } else { SCAN_STEP };
+            let asked = Instant::now();
+            let (found, next) = node.scan(pattern, cursor, count, max_wait).await?;
+            far = asked.elapsed() > FAR;
+            names.extend(found);
+            (cursor, visited) = (next, visited + count);
+            if cursor == 0 {
+                nodes.pop();
+                break;
+            }
         }
-        let next = (!nodes.is_empty()).then_some(ScanPlace { nodes: Some(nodes), cursor });
+        let next = (!nodes.is_empty()).then_some(ScanPlace { nodes: Some(nodes), cursor, far });
         Ok(ScanStep { names, next })
     }
 

@@ -5,9 +5,9 @@ use std::io;
 use std::time::Duration;
 
 use nix::errno::Errno;
-use nix::sys::signal::{Signal, killpg};
+use nix::sys::signal::{Signal, kill, killpg};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
-use nix::unistd::{Pid, getpgrp};
+use nix::unistd::{Pid, getpgid, getpgrp};
 
 use super::Arguments;
 use super::helper;
@@ -57,10 +57,11 @@ impl Child {
         Ok(Self { pid, terminal, lent, reaped: false, warned: Warned::default() })
     }
 
-    /// Sends a signal to the whole group. A group that has gone is no error.
+    /// Sends a signal to the whole group, and to the child itself if it has moved to another group. A group that has
+    /// gone is no error.
     pub(super) fn signal(&mut self, signal: Signal) {
-        match killpg(self.pid, signal) {
-            Ok(()) | Err(Errno::ESRCH) => {}
+        match self.send(signal) {
+            Ok(()) => {}
             Err(_) if self.warned.refused => {}
             Err(error) => {
                 self.warned.refused = true;
@@ -73,6 +74,14 @@ impl Child {
                 say(format!("cannot send {signal} to the command: {error}{hint}"));
             }
         }
+    }
+
+    /// The same, and returns why it was refused.
+    fn send(&self, signal: Signal) -> Result<(), Errno> {
+        // A child that was waited for has no process id any more: another process may have it.
+        let moved = !self.reaped && getpgid(Some(self.pid)).is_ok_and(|group| group != self.pid);
+        let sent = [killpg(self.pid, signal), if moved { kill(self.pid, signal) } else { Ok(()) }];
+        sent.into_iter().find(|sent| !matches!(sent, Ok(()) | Err(Errno::ESRCH))).unwrap_or(Ok(()))
     }
 
     /// Whether no process of the group is left. Ask this only after the child has ended.
@@ -170,7 +179,7 @@ impl Drop for Child {
     fn drop(&mut self) {
         // Supervision failed. The lock is released after this, so the child must be gone. One that may not be killed is
         // not waited for: it may run for ever.
-        if !self.reaped && killpg(self.pid, Signal::SIGKILL).is_ok() {
+        if !self.reaped && self.send(Signal::SIGKILL).is_ok() {
             while waitpid(self.pid, None) == Err(Errno::EINTR) {}
         }
         // The shell of this process may have the terminal already, and keeps it. A group that is gone cannot keep it:

@@ -54,7 +54,8 @@ lost, 69 the server cannot be reached, 64 the arguments are wrong, 126 and 127 t
 What this cannot prevent. Two commands may run at the same time:
   - after `larder lock break`, FLUSHALL, or a failover or restart that loses the lock: until the next renewal
   - while larder itself is stopped (SIGSTOP) or the machine sleeps: the command is killed when it wakes up
-  - if the command leaves its process group (setsid, daemons): larder does not know that process
+  - if what the command starts leaves its process group (setsid, daemons): larder signals that group and the command
+    itself, and does not know other processes
   - if larder is killed by SIGKILL: on Linux the command is killed with it, but not the processes that it started; on
     other systems nothing is killed
   - if the command changes its user (sudo, setuid): larder may not signal it, neither at the deadline nor when larder
