@@ -2,6 +2,7 @@
 #![cfg(feature = "testing")]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "tests")]
 
+mod testing_clock;
 mod testing_history;
 
 use std::io;
@@ -396,4 +397,17 @@ async fn on_several_threads_an_advance_moves_the_clock_alone() {
     assert_eq!(cache.get(1).await.unwrap(), None);
     assert!(!held.is_valid());
     let _guard = larder.lock("a").try_acquire().await.unwrap().expect("its lease is over");
+}
+
+/// The examples measure themselves, in hidden lines: a wait for real time is no wait of 50 ms.
+#[test]
+fn each_example_of_the_page_on_testing_says_that_it_takes_50_milliseconds_at_most() {
+    let page = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/testing.md");
+    let page = std::fs::read_to_string(page).unwrap();
+    let programs: Vec<&str> =
+        page.split("```rust\n").skip(1).map(|rest| rest.split("```").next().unwrap()).collect();
+    assert_eq!(programs.len(), 5);
+    for program in programs {
+        assert!(program.contains(".as_millis() <= 50,"), "{program}");
+    }
 }
