@@ -1,7 +1,7 @@
 //! `cargo xtask test`: all tests, on a real server.
 //!
-//! It runs `cargo test` five times: on the workspace with all features; on larder-bench without its features, which
-//! would build the many crates that it compares with; on larder's interleaving tests, which are built with other locks
+//! It runs `cargo test` five times: on the workspace with all features; on larder-bench without its rivals, the many
+//! crates that it compares with; on larder's interleaving tests, which are built with other locks
 //! in a folder of their own; and on the tests that need Docker Compose, and those that need Prometheus, if these are
 //! installed or can be fetched. If not, the last lines say so.
 
@@ -49,7 +49,7 @@ fn take_server(arguments: &[String]) -> Result<(Option<PathBuf>, Vec<&str>), Fai
 /// With one set of features, so that no crate is built twice.
 const WORKSPACE: [&str; 6] =
     ["test", "--all-features", "--locked", "--workspace", "--exclude", "larder-bench"];
-const BENCH: [&str; 4] = ["test", "--locked", "-p", "larder-bench"];
+const BENCH: [&str; 6] = ["test", "--locked", "-p", "larder-bench", "--features", "trace"];
 const INTERLEAVINGS: [&str; 9] = [
     "test",
     "--locked",
