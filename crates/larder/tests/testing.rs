@@ -168,6 +168,17 @@ fn in_an_outage_calls_fail_at_once_and_what_was_queued_is_sent_after_it() {
         assert!(larder.ping().await.is_err());
         world.outage(Duration::ZERO);
         larder.ping().await.unwrap();
+
+        // An answer that is under way is lost.
+        world.latency(100 * MILLI);
+        let asked = tokio::spawn({
+            let larder = larder.clone();
+            async move { larder.ping().await }
+        });
+        world.advance(50 * MILLI).await;
+        world.outage(SECOND);
+        world.advance(SECOND).await;
+        assert_eq!(asked.await.unwrap().unwrap_err().kind(), ErrorKind::Disconnected);
     });
 }
 
@@ -278,6 +289,9 @@ fn a_write_between_a_load_and_its_store_wins() {
                     async move { load(&cache, Ok("old")).await }
                 });
                 let paused = world.pause_between_load_and_store(&cache, 1).await;
+                // It stands there until the test lets it go on, however much time passes.
+                world.advance(MINUTE).await;
+                assert!(!loading.is_finished() && !cache.exists(1).await.unwrap(), "it did not pause");
                 writer.set(1, &text("new")).await.unwrap();
                 paused.resume();
                 assert_eq!(loading.await.unwrap().unwrap(), "old");
