@@ -66,7 +66,7 @@ fn a_scrape_of_the_service_has_at_most_200_lines_of_series_also_after_an_outage(
         ("LARDER_URL", url.as_str()),
         ("TRUSTED_PROXIES", "127.0.0.0/8"),
         ("PER_MINUTE", "12"),
-        ("JOB_EVERY_MS", "100"),
+        ("JOB_EVERY_MS", "400"),
         ("NEAR_BYTES", "1048576"),
     ]);
     let series = || {
@@ -75,9 +75,10 @@ fn a_scrape_of_the_service_has_at_most_200_lines_of_series_also_after_an_outage(
         lines.map(|line| line.split(' ').next().unwrap().to_owned()).collect::<Vec<_>>()
     };
     let counts = |what: &str| series().iter().any(|line| line.starts_with(what));
-    // All that it does: hits, near hits, misses, refusals, writes, jobs.
+    // All that it does: hits, near hits, misses, refusals, reports, writes, jobs.
     patiently(&service, "/products/7", "192.0.2.1", 13);
     patiently(&service, "/products/9", "192.0.2.2", 1);
+    assert_eq!(patiently(&service, "/report", "192.0.2.2", 1)[0].body, "{\"products\":2}");
     assert_eq!(service.send("POST", "/products/7?cents=700", "192.0.2.2").status(), 204);
     eventually("the job has run", Duration::from_secs(20), || (service.counted("jobs") > 0).then_some(()));
     for metric in
@@ -92,6 +93,7 @@ fn a_scrape_of_the_service_has_at_most_200_lines_of_series_also_after_an_outage(
     eventually("an outage is counted", Duration::from_secs(20), || {
         patiently(&service, "/products/7", "192.0.2.3", 1);
         service.send("POST", "/products/7?cents=650", "192.0.2.4");
+        service.get("/report", "192.0.2.5");
         (counts("larder_cache_bypassed_total{") && counts("larder_errors_total{")).then_some(())
     });
     let in_outage = series().len();
