@@ -266,7 +266,8 @@ impl Database {
     }
 
     async fn count(self) -> Result<u32, String> {
-        self.run(|connection| connection.query_row("SELECT count(*) FROM product", [], |row| row.get(0))).await
+        self.run(|connection| connection.query_row("SELECT count(*) FROM product", [], |row| row.get(0)))
+            .await
     }
 
     async fn reprice(self, id: u32, cents: u32) -> Result<usize, String> {

@@ -273,7 +273,9 @@ fn watch(prometheus: &Prometheus, server: &Server, group: &Sentinel, single: &Se
     let empty: Vec<_> = queries.iter().filter(|(_, query)| !prometheus.had_data(query)).collect();
     assert!(empty.is_empty(), "without data: {empty:#?}");
     // Nothing fired that was not provoked.
-    for job in ["single", "sentinel"] { eprintln!("FIRED {job}: {:?}", prometheus.fired(job)); }
+    for job in ["single", "sentinel"] {
+        eprintln!("FIRED {job}: {:?}", prometheus.fired(job));
+    }
     for job in ["single", "sentinel"] {
         let fired = prometheus.fired(job);
         for alert in ["LarderNeedsRepair", "LarderLoadsFail", "LarderFillsInvalidated"] {
