@@ -25,9 +25,8 @@
 //! a tag invalidates every author of a genre:
 //!     SQLite: SELECT author 1
 //! author 1: Ursula K.
+//! 1 hits, 5 misses, 4 loads
 //! ```
-//!
-//! The last line counts the hits, misses and loads: `1 hits, 5 misses, 4 loads`.
 
 use std::error::Error;
 use std::sync::{Arc, Mutex, PoisonError};

@@ -1,4 +1,5 @@
-//! An axum service on SQLite: cached reads, a rate limit for each client, and a job that only one instance runs.
+//! An axum service on SQLite: cached reads, a rate limit for each client, a report that only one caller at a time runs,
+//! and a job that only one instance runs.
 //!
 //! ```sh
 //! cargo run -p larder-examples --features service --example service     # in memory, on port 3000
@@ -14,6 +15,9 @@
 //!
 //! curl -i -X POST 'localhost:3000/products/7?cents=999'
 //! # 204: the price is written, and then the cache is invalidated.
+//!
+//! curl -i localhost:3000/report
+//! # 200 {"products":2}: expensive, so callers of all instances wait for their turn; 503 after five seconds.
 //!
 //! curl -i localhost:3000/stats
 //! # 200 {"jobs":1,"queries":2}: queries that reached SQLite. This path is not limited, nor are the next two.
@@ -116,6 +120,7 @@ async fn main() -> Result<(), Box<dyn Error + Send + Sync>> {
 
     let app = Router::new()
         .route("/products/{id}", get(product).post(reprice))
+        .route("/report", get(report))
         .route("/stats", get(stats))
         .route("/metrics", get(metrics))
         .route("/health", get(health))
@@ -183,6 +188,14 @@ async fn reprice(
     // `or_queue` sends the invalidation later, so that the client does not get a 503 for a price that was written.
     service.products.delete(id).or_queue().await?;
     Ok(StatusCode::NO_CONTENT)
+}
+
+/// Runs one at a time, of all instances: the callers wait in a queue. A dropped request gives its place or permit back.
+async fn report(State(service): State<Service>) -> Result<Response, Failure> {
+    let permit = service.larder.semaphore("report", 1).acquire_within(Duration::from_secs(5)).await?;
+    let products = service.database.clone().count().await;
+    permit.release().await?;
+    Ok(json(&serde_json::json!({ "products": products? })))
 }
 
 async fn stats(State(service): State<Service>) -> Response {
@@ -260,6 +273,11 @@ impl Database {
             connection.query_row("SELECT name, cents FROM product WHERE id = ?1", [id], row).optional()
         })
         .await
+    }
+
+    async fn count(self) -> Result<u32, String> {
+        self.run(|connection| connection.query_row("SELECT count(*) FROM product", [], |row| row.get(0)))
+            .await
     }
 
     async fn reprice(self, id: u32, cents: u32) -> Result<usize, String> {

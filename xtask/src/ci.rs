@@ -24,6 +24,10 @@ pub(crate) fn run(arguments: &[String]) -> Result<(), Failure> {
     step("clippy, bench", || clippy(&["-p", "larder-bench", "--all-targets"]))?;
     step("clippy, default features", || clippy(&["-p", "larder"]))?;
     step("clippy, no features", || clippy(&["-p", "larder", "--no-default-features"]))?;
+    // The programs of docs/from that use other libraries. The same profile as the tests, without building them.
+    step("guides", || {
+        finish(&mut cargo(&["check", "--locked", "-p", "larder-bench", "--features", "guides", "--examples"]))
+    })?;
     step("oldest Rust", oldest_rust)?;
     step("documentation", documentation)?;
     step("prose", prose::run)?;

@@ -27,6 +27,7 @@ mod near;
 mod rw_locks;
 mod semaphores;
 mod several;
+mod testing;
 mod tree;
 
 use std::collections::BTreeMap;
@@ -60,6 +61,7 @@ const AREAS: &[(&str, &[Mutant])] = &[
     ("connection", connection::MUTANTS),
     ("formats", formats::MUTANTS),
     ("limits", limits::MUTANTS),
+    ("testing", testing::MUTANTS),
 ];
 
 pub(crate) fn run(arguments: &[String]) -> Result<(), Failure> {

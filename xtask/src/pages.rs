@@ -215,6 +215,42 @@ fn every_page_is_a_module_of_the_guide_and_in_its_index() {
     }
 }
 
+/// Where the programs are that the guides in docs/from start from.
+const BEFORE: &str = "crates/larder-bench/examples/from";
+
+#[test]
+fn what_a_guide_starts_from_is_a_program_that_is_compiled_or_one_of_another_language() {
+    let (mut wrong, mut programs) = (vec![], BTreeSet::new());
+    for page in guide().iter().filter(|page| page.path.starts_with("docs/from")) {
+        let text = fs::read_to_string(root().join(&page.path)).unwrap();
+        let name = page.path.display();
+        let blocks: Vec<(&str, &str)> = text
+            .split("\n```")
+            .skip(1)
+            .step_by(2)
+            .filter_map(|block| block.split_once('\n'))
+            .filter(|(language, _)| !["rust", "toml", "sh"].contains(language))
+            .collect();
+        match blocks.as_slice() {
+            [("rust,ignore", before)] => {
+                let program = page.path.with_extension("rs");
+                let program = Path::new(BEFORE).join(program.file_name().unwrap());
+                let compiled = fs::read_to_string(root().join(&program)).unwrap_or_default();
+                if !compiled.contains(before) {
+                    wrong.push(format!("{name}: {} has not its text", program.display()));
+                }
+                programs.insert(root().join(program));
+            }
+            [("csharp" | "java", _)] if text.contains("no test compiles it") => {}
+            other => wrong.push(format!("{name}: the program before larder is missing among {other:?}")),
+        }
+    }
+    let there: BTreeSet<PathBuf> =
+        fs::read_dir(root().join(BEFORE)).unwrap().map(|entry| entry.unwrap().path()).collect();
+    assert_eq!(there, programs);
+    assert!(wrong.is_empty(), "{wrong:#?}");
+}
+
 /// Splits text at the commas that stand outside braces.
 fn parts(text: &str) -> Vec<&str> {
     let (mut depth, mut start, mut parts) = (0, 0, vec![]);

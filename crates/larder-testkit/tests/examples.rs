@@ -4,6 +4,7 @@
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::sync::OnceLock;
+use std::time::{Duration, Instant};
 
 use larder_testkit::Server;
 
@@ -48,6 +49,83 @@ fn says(example: &str, url: &str, lines: &[&str]) {
     for line in lines {
         assert!(text.contains(line), "{example} at {url} does not say {line:?}:\n{text}");
     }
+}
+
+/// A line with `#` for each number and time, which differ from run to run.
+fn shape(line: &str) -> String {
+    let mut shape = String::new();
+    let mut rest = line.trim_end();
+    while let Some(start) = rest.find(|c: char| c.is_ascii_digit()) {
+        let (before, number) = rest.split_at(start);
+        let after = number.trim_start_matches(|c: char| c.is_ascii_digit() || matches!(c, '.' | ','));
+        let units = ["ms", "µs", "ns", "s"].iter().filter_map(|unit| after.trim_start().strip_prefix(unit));
+        let without_unit = units.clone().find(|after| !after.starts_with(char::is_alphanumeric));
+        shape += before;
+        shape.push('#');
+        rest = without_unit.unwrap_or(after);
+    }
+    shape + rest
+}
+
+/// The documentation at the beginning of an example.
+fn opening(path: &str) -> String {
+    let source =
+        std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("../../examples").join(path));
+    let source = source.unwrap_or_else(|error| panic!("{path}: {error}"));
+    let lines = source.lines().map_while(|line| line.strip_prefix("//!"));
+    lines.map(|line| format!("{}\n", line.strip_prefix(' ').unwrap_or(line))).collect()
+}
+
+#[test]
+fn every_example_opens_with_what_it_shows_and_prints_what_it_says_there_within_seconds() {
+    let programs = [
+        ("basic", "basic.rs"),
+        ("cache_aside", "cache_aside.rs"),
+        ("lock", "lock.rs"),
+        ("rate_limit", "rate_limit.rs"),
+        ("tour", "tour/main.rs"),
+    ];
+    for (example, path) in programs {
+        let opening = opening(path);
+        let promised =
+            opening.split("```text\n").nth(1).and_then(|rest| rest.split("```").next()).unwrap_or_default();
+        let began = Instant::now();
+        let output = run(example, "memory:");
+        assert!(output.status.success(), "{example}: {output:?}");
+        assert!(began.elapsed() < Duration::from_secs(30), "{example} took {:?}", began.elapsed());
+        let printed = String::from_utf8(output.stdout).unwrap();
+        let shapes = |text: &str| text.lines().map(shape).collect::<Vec<_>>();
+        assert_eq!(
+            shapes(promised),
+            shapes(&printed),
+            "{example} promised:\n{promised}\nand printed:\n{printed}"
+        );
+    }
+    // Those two serve and send, and have tests of their own: service.rs and otlp.rs.
+    let driven = programs.map(|(_, path)| path).into_iter().chain(["service.rs", "otlp.rs"]);
+    let mut driven: Vec<String> = driven.map(|path| path.replace("/main.rs", "")).collect();
+    driven.sort_unstable();
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../examples");
+    let entries =
+        std::fs::read_dir(&folder).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
+    let mut there: Vec<String> = entries.filter(|name| name != "Cargo.toml").collect();
+    there.sort_unstable();
+    assert_eq!(there, driven, "an example that no test drives");
+    for path in programs.map(|(_, path)| path).into_iter().chain(["service.rs", "otlp.rs"]) {
+        let opening = opening(path);
+        let first = opening.split("\n\n").next().unwrap_or_default();
+        assert!(
+            first.ends_with('.') && opening.contains("```sh\n"),
+            "{path} does not say what it shows: {opening}"
+        );
+    }
+}
+
+#[test]
+fn numbers_and_times_have_one_shape() {
+    assert_eq!(shape("77.5 % in 1.4 µs, 1,000 at 9.1ms"), "# % in #, # at #");
+    assert_eq!(shape("wait 1.0s"), shape("wait 999.8ms"));
+    assert_ne!(shape("3 seconds"), shape("3 s"));
 }
 
 #[test]

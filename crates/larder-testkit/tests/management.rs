@@ -7,6 +7,10 @@
     reason = "a test says so by panicking"
 )]
 
+// In a folder, so that it is no test program of its own.
+#[path = "support/compose.rs"]
+mod compose;
+
 use std::collections::BTreeMap;
 use std::env;
 use std::ffi::OsString;
@@ -641,7 +645,7 @@ fn docker_compose_and_a_local_server_read_the_same_password_from_the_file_env() 
         rig.write_env_file(text);
         let folder = rig.script.parent().unwrap().to_owned();
         let words = ["--project-directory", folder.to_str().unwrap(), "config", "--format", "json"];
-        let mut asked = compose_command(&words, &folder.join("compose.yaml"));
+        let mut asked = compose::command(&words, &folder.join("compose.yaml"));
         asked.env("LARDER_TEST_GIVEN", "given").stdout(Stdio::piped()).stderr(Stdio::piped());
         let compose = Outcome::of(asked.spawn().unwrap());
         let theirs =
@@ -699,28 +703,8 @@ fn directive(line: &str) -> (String, String) {
     (name.to_owned(), value.to_owned())
 }
 
-/// Docker Compose without an engine: LARDER_TEST_COMPOSE is the program by itself, else it is docker's plugin.
-fn compose_command(words: &[&str], file: &Path) -> Command {
-    let mut command = match env::var_os("LARDER_TEST_COMPOSE") {
-        Some(program) => Command::new(program),
-        None => {
-            let mut docker = Command::new("docker");
-            docker.arg("compose");
-            docker
-        }
-    };
-    command.arg("-f").arg(file).args(words);
-    for (name, _) in env::vars_os() {
-        if name.to_string_lossy().starts_with("REDIS_") {
-            command.env_remove(name);
-        }
-    }
-    command.stdin(Stdio::null());
-    command
-}
-
 fn compose(words: &[&str], password: Option<&str>) -> Outcome {
-    let mut command = compose_command(words, &workspace().join("compose.yaml"));
+    let mut command = compose::command(words, &workspace().join("compose.yaml"));
     command.envs(password.map(|value| ("REDIS_PASSWORD", value)));
     command.stdout(Stdio::piped()).stderr(Stdio::piped());
     Outcome::of(command.spawn().unwrap())

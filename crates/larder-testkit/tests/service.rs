@@ -59,6 +59,48 @@ fn a_client_cannot_name_itself_where_no_proxy_is_trusted() {
 }
 
 #[test]
+fn a_scrape_of_the_service_has_at_most_200_lines_of_series_also_after_an_outage() {
+    let server = Server::builder().tcp().start();
+    let url = server.url();
+    let service = Service::start(&[
+        ("LARDER_URL", url.as_str()),
+        ("TRUSTED_PROXIES", "127.0.0.0/8"),
+        ("PER_MINUTE", "12"),
+        ("JOB_EVERY_MS", "400"),
+        ("NEAR_BYTES", "1048576"),
+    ]);
+    let series = || {
+        let scrape = service.get("/metrics", "unknown").body;
+        let lines = scrape.lines().filter(|line| line.starts_with("larder_"));
+        lines.map(|line| line.split(' ').next().unwrap().to_owned()).collect::<Vec<_>>()
+    };
+    let counts = |what: &str| series().iter().any(|line| line.starts_with(what));
+    // All that it does: hits, near hits, misses, refusals, reports, writes, jobs.
+    patiently(&service, "/products/7", "192.0.2.1", 13);
+    patiently(&service, "/products/9", "192.0.2.2", 1);
+    assert_eq!(patiently(&service, "/report", "192.0.2.2", 1)[0].body, "{\"products\":2}");
+    assert_eq!(service.send("POST", "/products/7?cents=700", "192.0.2.2").status(), 204);
+    eventually("the job has run", Duration::from_secs(20), || (service.counted("jobs") > 0).then_some(()));
+    for metric in
+        ["larder_cache_near_hits_total{", "larder_limiter_decisions_total{", "larder_lock_hold_seconds"]
+    {
+        assert!(counts(metric), "{metric}");
+    }
+    let usual = series().len();
+    assert!((50..=200).contains(&usual), "{usual} lines: {:#?}", series());
+
+    server.kill();
+    eventually("an outage is counted", Duration::from_secs(20), || {
+        patiently(&service, "/products/7", "192.0.2.3", 1);
+        service.send("POST", "/products/7?cents=650", "192.0.2.4");
+        service.get("/report", "192.0.2.5");
+        (counts("larder_cache_bypassed_total{") && counts("larder_errors_total{")).then_some(())
+    });
+    let in_outage = series().len();
+    assert!(in_outage <= 200, "{in_outage} lines: {:#?}", series());
+}
+
+#[test]
 fn two_instances_share_one_limit_one_cache_and_one_job() {
     let server = Server::builder().tcp().start();
     let folder = std::env::temp_dir().join(format!("larder-service-{}.sqlite", std::process::id()));

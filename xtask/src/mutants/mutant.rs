@@ -111,10 +111,12 @@ impl Test {
     #[cfg(test)]
     pub(super) fn files(&self) -> Vec<String> {
         if !self.target.is_empty() {
-            let target = self.target;
+            let (target, module) = (self.target, self.name.split("::").next().unwrap_or_default());
             return vec![
                 format!("crates/larder/tests/{target}.rs"),
                 format!("crates/larder/tests/{target}/main.rs"),
+                format!("crates/larder/tests/{target}/{module}.rs"),
+                format!("crates/larder/tests/{module}/mod.rs"),
             ];
         }
         let modules: Vec<&str> = self.name.split("::").collect();

@@ -15,8 +15,6 @@ use tempfile::TempDir;
 /// How much shorter the times of the rules are. Five minutes become four seconds: eight scrapes.
 const SHORTER: u64 = 75;
 const SCRAPE: &str = "500ms";
-/// The dashboard's `$__rate_interval`.
-const RATE: &str = "4s";
 
 /// Runs it when dropped, also in a test that fails.
 pub(crate) struct OnDrop<F: FnMut()>(pub F);
@@ -170,24 +168,6 @@ fn encoded(text: &str) -> String {
         _ => format!("%{byte:02X}"),
     });
     encoded.collect()
-}
-
-/// Every query of the dashboard, with the title of its panel.
-pub(crate) fn panels(ops: &Path) -> Vec<(String, String)> {
-    let dashboard: Value =
-        serde_json::from_str(&fs::read_to_string(ops.join("grafana/larder.json")).unwrap()).unwrap();
-    let mut queries = Vec::new();
-    for panel in dashboard["panels"].as_array().unwrap() {
-        for target in panel["targets"].as_array().into_iter().flatten() {
-            let mut query = target["expr"].as_str().unwrap().replace("$__rate_interval", RATE);
-            for variable in ["$job", "$instance", "$cache"] {
-                query = query.replace(variable, ".*");
-            }
-            assert!(!query.contains('$'), "{query}");
-            queries.push((panel["title"].as_str().unwrap().to_owned(), query));
-        }
-    }
-    queries
 }
 
 /// Shortens the times of rules: after `[`, `for:` and `offset`.

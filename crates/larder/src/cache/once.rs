@@ -207,6 +207,7 @@ where
             cache.near_hit(|| Ok(entry.clone()));
             return Ok(value);
         }
+        cache.note_read(&entry, 1);
         // Read before the work runs, so that a `clear` during the work invalidates its result.
         let versions = cache.bounded(cache.versions(&[], cache.version_span(expiry))).await?;
         // Long enough for the first renewals; each of them keeps the mark for longer.

@@ -119,8 +119,8 @@ impl World {
         self.0.server.outage(span);
     }
 
-    /// Makes each request take this long from now on: half of it before the store carries the request out, half before
-    /// the reply arrives. [`Duration::ZERO`] ends it.
+    /// Makes each reply take this long from now on. The store carries the request out at once, so requests take effect
+    /// in the order in which they are made, as on one connection. [`Duration::ZERO`] ends it.
     ///
     /// The requests wait by tokio's timers. With paused time that takes no time of your test.
     pub fn latency(&self, latency: Duration) {

@@ -81,3 +81,32 @@ async fn the_hot_keys_of_a_cache_are_those_that_are_read_most_near_hits_included
     assert!(plain.hot_keys().is_empty(), "it was not asked to count");
     assert!(larder.cache::<User>("other").hot_keys(101).build().is_err());
 }
+
+#[tokio::test]
+async fn results_that_run_once_finds_count_as_reads_of_their_keys_near_hits_included() {
+    let larder = Larder::connect("memory:").await.unwrap();
+    let cache = |name, near: Option<Near>| {
+        let cache = larder.cache::<User>(name).ttl(HOUR).hot_keys(2);
+        near.into_iter().fold(cache, |cache, near| cache.near(near)).build().unwrap()
+    };
+    let (stored, near) = (cache("stored", None), cache("near", Some(Near::bytes(1 << 20))));
+    let work = || async { Ok::<_, String>(user("Ann")) };
+    for key in [7, 7, 7, 8] {
+        stored.run_once(key, work).await.unwrap();
+    }
+    let hot = stored.hot_keys();
+    assert_eq!((hot[0].key.as_str(), hot[0].share), ("7", 0.75), "{hot:?}");
+
+    for key in 0..100 {
+        near.run_once(key, work).await.unwrap();
+        near.get(key).await.unwrap();
+    }
+    let before = larder.stats().caches["near"].near_hits;
+    for _ in 0..64 * 100 {
+        near.run_once(7, || async { Err::<User, _>("it ran twice") }).await.unwrap();
+    }
+    assert_eq!(larder.stats().caches["near"].near_hits - before, 64 * 100);
+    let hot = near.hot_keys();
+    // 6,400 of 6,600 reads.
+    assert!(hot[0].key == "7" && hot[0].share > 0.9 && hot[0].share <= 1.0, "{hot:?}");
+}

@@ -198,23 +198,45 @@ async fn the_key_is_named_only_on_request_and_work_that_runs_once_is_in_the_span
 }
 
 #[tokio::test]
-async fn an_early_refresh_is_a_root_that_follows_from_the_request_that_began_it() {
+async fn an_early_refresh_is_a_root_that_follows_from_its_request_and_does_not_keep_that_open() {
     let (spans, _guard) = Spans::collect();
     let larder = Larder::connect("memory:").await.unwrap();
     let ttl = Duration::from_secs(2);
     let users = larder.cache::<User>("user").ttl(ttl).early_refresh(100.0).build().unwrap();
-    // A load of 20 ms and a beta of 100: most reads begin a refresh.
-    let load = || async {
-        tokio::time::sleep(Duration::from_millis(20)).await;
-        Ok::<_, String>(user("Ann"))
+    // A load of 20 ms and a beta of 100: most reads begin a refresh. The refresh waits for the test.
+    users.get_or_load("a", || slow(Duration::from_millis(20))).instrument(info_span!("first")).await.unwrap();
+    let (go_on, wait) = tokio::sync::watch::channel(false);
+    let (begun, is_begun) = tokio::sync::watch::channel(false);
+    let refresh = || {
+        let (begun, mut wait) = (begun.clone(), wait.clone());
+        move || async move {
+            drop(info_span!("query"));
+            begun.send_replace(true);
+            wait.wait_for(|go_on| *go_on).await.map_err(|error| error.to_string())?;
+            Ok::<_, String>(user("Ann"))
+        }
     };
     until("a read begins a refresh", async || {
-        users.get_or_load("a", load).instrument(info_span!("request")).await.unwrap();
-        spans.named("cache.load").iter().any(|load| load.parent.is_none())
+        users.get_or_load("a", refresh()).instrument(info_span!("request")).await.unwrap();
+        *is_begun.borrow()
     })
     .await;
-    let loads = spans.named("cache.load");
-    assert_eq!(loads[0].parent.as_deref(), Some("request"));
-    let refresh = loads.iter().find(|load| load.parent.is_none()).unwrap();
-    assert_eq!(refresh.follows, ["request"]);
+    // The requests have returned, and the refresh runs: none of their spans is open.
+    let load = spans.named("cache.load").into_iter().find(|load| load.parent.is_none()).unwrap();
+    assert!(!load.closed && load.follows == ["request"], "{load:?}");
+    assert_eq!(spans.only("query").parent.as_deref(), Some("cache.load"));
+    let requests = spans.named("request");
+    assert!(requests.iter().all(|request| request.closed && request.follows.is_empty()), "{requests:?}");
+
+    go_on.send_replace(true);
+    until("the refresh has ended", async || spans.0.lock().unwrap().iter().all(|made| made.closed)).await;
+    let first = spans.named("cache.load").swap_remove(0);
+    assert_eq!(first.parent.as_deref(), Some("first"));
+    let refresh = spans.named("cache.load").into_iter().find(|load| load.parent.is_none()).unwrap();
+    assert_eq!((refresh.fields["outcome"].as_str(), refresh.fields["waiters"].as_str()), ("loaded", "0"));
+}
+
+async fn slow(span: Duration) -> Result<User, String> {
+    tokio::time::sleep(span).await;
+    Ok(user("Ann"))
 }
