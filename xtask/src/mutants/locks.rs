@@ -43,18 +43,14 @@ const NEVER: &str = "if last and last < 0 then";
 pub(super) const MUTANTS: &[Mutant] = &[
     mutant(
         "a release frees the lock of any holder",
-        &[rebuilt(
-            RELEASE,
-            "if redis.call('GET', KEYS[1]) ~= ARGV[1] then",
-            "if redis.call('EXISTS', KEYS[1]) == 0 then",
-        )],
+        &[rebuilt(RELEASE, "if not held or string.sub(held, 1, 16) ~= ARGV[1] then", "if not held then")],
         &[LOST, EQUIVALENCE],
     ),
     mutant(
         "an extension is anybody's",
         &[rebuilt(
             EXTEND,
-            "if redis.call('GET', lock) == ARGV[2 * i - 1] then",
+            "if redis.call('GETRANGE', lock, 0, 15) == ARGV[2 * i - 1] then",
             "if redis.call('EXISTS', lock) == 1 then",
         )],
         &[EQUIVALENCE],
@@ -158,22 +154,26 @@ pub(super) const MUTANTS: &[Mutant] = &[
         "an attempt that was given up is not remembered by the server",
         &[rebuilt(
             ACQUIRE,
-            "if redis.call('PEXPIRE', KEYS[5], '30000') == 1 then",
-            "if redis.call('PEXPIRE', KEYS[5], '30000') == 2 then",
+            "if not held and redis.call('PEXPIRE', KEYS[4], '30000') == 1 then",
+            "if not held and redis.call('PEXPIRE', KEYS[4], '30000') == 2 then",
         )],
         &[LATE, EQUIVALENCE],
     ),
     mutant(
         "who comes takes the lock past the line",
-        &[rebuilt(ACQUIRE, "if taken and not waited_for then", "if taken then")],
+        &[rebuilt(
+            ACQUIRE,
+            "if not held and redis.call('PEXPIRE', KEYS[3], '10560') == 0 then",
+            "if not held then",
+        )],
         &[EQUIVALENCE],
     ),
     mutant(
         "who came last is served first",
         &[rebuilt(
             LINE,
-            "redis.call('ZRANGE', queue, at, at + more)",
-            "redis.call('ZREVRANGE', queue, at, at + more)",
+            "redis.call('ZRANGE', queue, at, at + more, 'WITHSCORES')",
+            "redis.call('ZREVRANGE', queue, at, at + more, 'WITHSCORES')",
         )],
         &[ORDER, FAULTS],
     ),

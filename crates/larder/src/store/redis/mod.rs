@@ -9,6 +9,7 @@ mod admin;
 mod admin_locks;
 mod agreement;
 mod cluster;
+mod delete_if;
 mod dial;
 mod error;
 mod full;

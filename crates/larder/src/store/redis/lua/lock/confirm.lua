@@ -8,28 +8,26 @@
 --   process
 -- Reply: the fence if acquired, 1 if it still waits, -1 if it is not queued
 local time = redis.call('TIME')
-local holder = redis.call('GET', KEYS[1])
-if holder ~= ARGV[1] then
+local held = redis.call('GET', KEYS[1])
+if token_of(held) ~= ARGV[1] then
   if not redis.call('ZSCORE', KEYS[3], ARGV[1]) then
     return -1
   end
   local now, live = now_of(time), tonumber(ARGV[5])
-  -- PEXPIRE comes first because it needs no memory: a waiter keeps its place on a server that is at its
-  -- maxmemory.
-  keep_queue(KEYS[3], KEYS[4], live)
-  redis.call('HSET', KEYS[4], ARGV[1], now)
-  if not holder then
-    holder = hand_over(KEYS[1], KEYS[3], KEYS[4], now, ARGV[4], live)
+  beat(KEYS[3], KEYS[4], live, { now, ARGV[1] })
+  -- If it was handed the lock before, it was passed over. From now on it may be handed the lock again.
+  redis.call('UNLINK', KEYS[5])
+  if not held then
+    held = hand_over(KEYS[1], KEYS[3], KEYS[4], now, ARGV[4], live, '+')
   end
-  if holder ~= ARGV[1] then
+  if token_of(held) ~= ARGV[1] then
     return 1
   end
 end
-if leave_queue(KEYS[3], KEYS[4], ARGV[1]) then
-  redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])
-elseif redis.call('PTTL', KEYS[1]) < tonumber(ARGV[2]) then
-  -- A repeated or late request: the holder may have extended the lock since, and that is not shortened.
+-- The lock's value stays, with its mark: others may wait. What is left of this attempt expires by itself: its
+-- wake-up key, and the time of its last heartbeat.
+if redis.call('ZREM', KEYS[3], ARGV[1]) == 1 or redis.call('PTTL', KEYS[1]) < tonumber(ARGV[2]) then
+  -- A repeated or late request may find that the holder has extended the lock since. That is not shortened.
   redis.call('PEXPIRE', KEYS[1], ARGV[2])
 end
-redis.call('UNLINK', KEYS[5])
 return next_fence(KEYS[2], ARGV[3], time, ARGV[6])
