@@ -6,7 +6,7 @@
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use super::wire::{Request, ServerError};
+use super::wire::{Request, ServerError, frame};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum DeleteIf {
@@ -29,9 +29,10 @@ impl DeleteIf {
 
     /// The request. Its reply is 1 if the key was deleted, 0 if not.
     pub(super) fn request(self, key: &str, value: &str) -> Request {
+        let bytes = frame(key.len()) + frame(value.len()) + frame(4);
         match self {
-            Self::Delifeq => Request::new("DELIFEQ").arg(key).arg(value),
-            Self::Delex => Request::new("DELEX").arg(key).arg("IFEQ").arg(value),
+            Self::Delifeq => Request::with_capacity("DELIFEQ", bytes).arg(key).arg(value),
+            Self::Delex => Request::with_capacity("DELEX", bytes).arg(key).arg("IFEQ").arg(value),
         }
     }
 }

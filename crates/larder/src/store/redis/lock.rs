@@ -269,11 +269,10 @@ impl LockStore for RedisStore {
 
     async fn confirm_as(&self, lock: &str, token: u64, request: LockRequest<'_>) -> Result<Attempted> {
         let LockRequest { ttl, by, quarantine } = request;
-        let (fence, line, seen, wake) =
-            (fence_name(lock), queue_name(lock), seen_name(lock), wake_name(lock, token));
+        let (fence, line, wake) = (fence_name(lock), queue_name(lock), wake_name(lock, token));
         let (token, kept, ttl) = (token_text(token), digits(ttl + FENCE_KEPT), digits(ttl));
         let (claim, live) = (digits(self.timing.claim), digits(self.timing.live));
-        let names = [lock, &fence, &line, &seen, &wake];
+        let names = [lock, &fence, &line, &wake];
         let arguments = [&token[..], &ttl, &kept, &claim, &live, by].map(str::as_bytes);
         let answer = match quarantine {
             None => self.network.run_script(lock, &script::CONFIRM, &names, &arguments, Replay::Safe).await?,
@@ -339,9 +338,9 @@ impl LockStore for RedisStore {
     }
 
     async fn release(&self, lock: &str, token: u64) -> Result<bool> {
-        let (line, seen) = (queue_name(lock), seen_name(lock));
+        let line = queue_name(lock);
         let (token, how) = (token_text(token), self.paced(""));
-        let names = [lock, &line, &seen];
+        let names = [lock, &line];
         let arguments = [token.as_bytes(), how.as_bytes()];
         let script = &self.ordered.release;
         flag(&self.network.run_in_order(lock, script, &names, &arguments, Replay::Never).await?)

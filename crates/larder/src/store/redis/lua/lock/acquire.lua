@@ -5,7 +5,7 @@
 -- change it wants to be reported. Calls, arguments and conversions of numbers to text are what costs time
 -- here: a free lock takes five calls and five arguments, and an attempt that joins a queue takes four calls.
 -- KEYS: 1 the lock, 2 its last fence, 3 its queue, 4 the attempt's wake-up key. Redis before 7.2 reports the
---   next change of each of them, so the heartbeats of waiters, which seldom change, are not among them
+--   next change of each of them.
 -- ARGV: 1 the attempt's token, 2 milliseconds to hold the lock, 3 milliseconds to remember its fence, 4 three
 --   numbers separated by spaces: 1 to enqueue or 0, milliseconds that a handover lasts, milliseconds that a
 --   heartbeat lasts; 5 a space and the holder's process

@@ -1,8 +1,7 @@
 -- Confirms a lock that was handed to this attempt, or takes it if it is free and this attempt is next in the
 -- queue. Otherwise the attempt still waits. A token that is neither queued nor was handed the lock gets
 -- nothing, so that a late request cannot take a lock for an attempt that has ended.
--- KEYS: 1 the lock, 2 its last fence, 3 its queue, 4 the heartbeats of its waiters, 5 the attempt's wake-up
---   key
+-- KEYS: 1 the lock, 2 its last fence, 3 its queue, 4 the attempt's wake-up key
 -- ARGV: 1 the attempt's token, 2 milliseconds to hold the lock, 3 milliseconds to remember its fence, 4
 --   milliseconds that a handover lasts, 5 milliseconds that a heartbeat lasts, 6 a space and the holder's
 --   process
@@ -13,12 +12,12 @@ if token_of(held) ~= ARGV[1] then
   if not redis.call('ZSCORE', KEYS[3], ARGV[1]) then
     return -1
   end
-  local now, live = now_of(time), tonumber(ARGV[5])
-  beat(KEYS[3], KEYS[4], live, { now, ARGV[1] })
+  local seen, now, live = KEYS[1] .. ':seen', now_of(time), tonumber(ARGV[5])
+  beat(KEYS[3], seen, live, { now, ARGV[1] })
   -- If it was handed the lock before, it was passed over. From now on it may be handed the lock again.
-  redis.call('UNLINK', KEYS[5])
+  redis.call('UNLINK', KEYS[4])
   if not held then
-    held = hand_over(KEYS[1], KEYS[3], KEYS[4], now, ARGV[4], live, '+')
+    held = hand_over(KEYS[1], KEYS[3], seen, now, ARGV[4], live, '+')
   end
   if token_of(held) ~= ARGV[1] then
     return 1

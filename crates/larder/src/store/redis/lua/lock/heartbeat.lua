@@ -25,7 +25,10 @@ for i = 1, #KEYS, 3 do
   if #queued > 0 then
     beat(queue, seen, live, beats)
     -- What waiters that are gone have left behind.
-    redis.call('ZREMRANGEBYSCORE', seen, '-inf', now - KEPT * live)
+    local gone = redis.call('ZRANGEBYSCORE', seen, '-inf', now - KEPT * live, 'LIMIT', 0, 1000)
+    if #gone > 0 then
+      redis.call('ZREM', seen, unpack(gone))
+    end
     local woken = redis.pcall('MGET', unpack(wakes))
     for place, token in ipairs(queued) do
       if not woken.err and woken[place] then

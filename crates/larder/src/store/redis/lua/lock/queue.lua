@@ -2,12 +2,13 @@
 -- itself. In acquire.lua and release.lua it follows the steps for a lock without waiters, which then need not
 -- make these functions.
 -- The queue is a sorted set of the waiting attempts' tokens, by the server's time in microseconds at which
--- each joined. A second sorted set has the times of later heartbeats, in milliseconds: a waiter that is served
--- before its first heartbeat is never in it.
+-- each joined. A second sorted set, `<lock>:seen`, has the times of later heartbeats, in milliseconds. A waiter
+-- that is served before its first heartbeat is never in it, so it is often missing, and most scripts do not
+-- name it in KEYS: while a slot moves, a server refuses scripts of which some keys are missing.
 -- The lock's value is the holder's token, and a mark after it if attempts may wait: '+', which may be followed
 -- by the time in milliseconds until which the queue's key certainly exists and does not expire. A lock without
 -- the mark has no waiter, so it can be released by deleting it if it has exactly the holder's token.
--- One key is in no KEYS: a waiter's wake-up key, `<lock>:wake:<token>`. It has '1' from a handover until the
+-- Another key is in no KEYS: a waiter's wake-up key, `<lock>:wake:<token>`. It has '1' from a handover until the
 -- waiter's process has sent no heartbeat for as long as one lasts. While a waiter has it, no further handover
 -- goes to that waiter. A client that frees a lock cannot know the token before the script runs. The waiting
 -- attempt named the key in its own KEYS, and the key shares the lock's hash tag. If it cannot be written, for
