@@ -85,10 +85,7 @@ async fn an_uncontended_release_is_one_plain_command() {
     let waited = lock.acquire_within(Duration::from_millis(50)).await.map(drop).unwrap_err();
     assert_eq!(waited.kind(), ErrorKind::LockHeld);
     until("the waiter is gone", async || waiting(&server, "gate") == 0).await;
-    until("the lock has no mark", async || {
-        server.query::<String>(&["GET", &key("gate")]).len() == 16
-    })
-    .await;
+    until("the lock has no mark", async || server.query::<String>(&["GET", &key("gate")]).len() == 16).await;
     server.reset_stats();
     released(guard).await;
     assert_eq!((server.calls("evalsha"), server.calls("eval"), server.calls(command)), (0, 0, 1));

@@ -18,6 +18,7 @@ const ORDER: Test = test("lock_queue", "sixty_four_waiters_are_served_in_the_ord
 const LATE_PUSH: Test = test("lock_queue", "a_late_wake_up_does_not_lengthen_the_lease");
 const DEAD_HEADS: Test = test("lock_queue", "dead_heads_cost_the_queue_at_most_half_a_second_each");
 const GONE: Test = test("lock_queue", "a_dropped_waiter_leaves_its_place_at_once");
+const HANDED_ON: Test = test("lock_release", "a_waiter_is_handed_the_lock_in_the_same_release");
 const FAULTS: Test = test("faults", "nothing_that_is_promised_is_broken_whatever_fails");
 
 const MOVED: Test = failover("a_lock_that_is_held_and_waited_for_moves_with_its_slot");
@@ -31,6 +32,7 @@ const HOLDING: &str = "crates/larder/src/lock/lease.rs";
 const KEEPING: &str = "crates/larder/src/lock/renewer.rs";
 const MEMORY: &str = "crates/larder/src/store/memory/locks.rs";
 const ACQUIRE: &str = "crates/larder/src/store/redis/lua/lock/acquire.lua";
+const ACQUIRE_QUEUED: &str = "crates/larder/src/store/redis/lua/lock/acquire_queued.lua";
 const EXTEND: &str = "crates/larder/src/store/redis/lua/lock/extend.lua";
 const FENCE: &str = "crates/larder/src/store/redis/lua/lock/fence.lua";
 const LINE: &str = "crates/larder/src/store/redis/lua/lock/queue.lua";
@@ -165,6 +167,24 @@ pub(super) const MUTANTS: &[Mutant] = &[
             ACQUIRE,
             "if not held and redis.call('PEXPIRE', KEYS[3], '10560') == 0 then",
             "if not held then",
+        )],
+        &[EQUIVALENCE],
+    ),
+    mutant(
+        "an attempt that joins the queue leaves no mark on the lock",
+        &[rebuilt(
+            ACQUIRE_QUEUED,
+            "redis.call('SETRANGE', KEYS[1], 16, string.format('+%.0f', now + 2 * KEPT * live))",
+            "local _ = now",
+        )],
+        &[HANDED_ON],
+    ),
+    mutant(
+        "a waiter that did not take its turn gets the next one",
+        &[rebuilt(
+            LINE,
+            "redis.pcall('SET', wake, '1', 'NX', 'PX', live)",
+            "redis.pcall('SET', wake, '1', 'PX', live)",
         )],
         &[EQUIVALENCE],
     ),
