@@ -114,8 +114,8 @@ async fn a_waiter_is_handed_the_lock_in_the_same_release() {
     assert_eq!(server.calls(command), 20);
 }
 
-/// Replies 1 if the lock is free although attempts wait for it, and none of them was handed it. A waiter that was handed
-/// the lock and did not confirm in time, on a slow machine, has a wake-up key.
+/// Replies 1 if the lock is free although attempts wait for it, and none of them was handed it. A waiter that was
+/// handed the lock and did not confirm in time, on a slow machine, has a wake-up key.
 const FORGOTTEN: &str = "if redis.call('EXISTS', KEYS[1]) == 1 then return 0 end \
     for _, token in ipairs(redis.call('ZRANGE', KEYS[2], 0, -1)) do \
         if redis.call('EXISTS', KEYS[1] .. ':wake:' .. token) == 1 then return 0 end \
