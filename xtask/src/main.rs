@@ -39,8 +39,9 @@ cargo xtask prose
 cargo xtask server [--tls | --cluster | --sentinel]
     Starts a server, prints its URL, and ends it on Ctrl-C.
 
-cargo xtask servers DIR
-    Puts Redis 6.0, Redis 8.0 and Valkey 8.1 into DIR/bin, for `cargo xtask test --server`: on Debian, as root.
+cargo xtask servers DIR [valkey-server-9.1]
+    Puts Redis 6.0, Redis 8.0, Valkey 8.1 and 9.1 into DIR/bin, for `cargo xtask test --server`: on Debian, as root.
+    With a name only that one, which needs python3 with pip.
 
 cargo xtask faults [--what WHAT] [--on ON] [--minutes N] [--seed N] [--release]
     Everything that larder promises, in processes under faults drawn from a seed. `cargo xtask faults --help` lists what

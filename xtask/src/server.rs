@@ -16,8 +16,8 @@ pub(crate) fn run(arguments: &[String]) -> Result<(), Failure> {
 }
 
 pub(crate) fn build(arguments: &[String]) -> Result<(), Failure> {
-    let [folder] = arguments else {
-        return Err(Failure::usage("usage: cargo xtask servers DIR"));
-    };
-    finish(Command::new(root().join("xtask/servers.sh")).arg(folder))
+    if arguments.is_empty() || arguments.len() > 2 {
+        return Err(Failure::usage("usage: cargo xtask servers DIR [valkey-server-9.1]"));
+    }
+    finish(Command::new(root().join("xtask/servers.sh")).args(arguments))
 }

@@ -19,7 +19,7 @@ pub(crate) const SPIN: &str = "locks";
 const NAMES: [&str; 2] = ["bare", "larder"];
 const COUNTED: u64 = 1_000;
 /// Pairs between two readings of the server's processor time.
-const PAIRS: u64 = 6_400;
+const PAIRS: u64 = 1_600;
 
 pub(crate) fn run(rounds: usize, instructions: bool) -> Outcome<String> {
     eprintln!("locks: counting");

@@ -272,5 +272,64 @@ async fn a_lock_with_quarantine_is_no_command_more() {
     let pair =
         commands(&server, async { lock.acquire().await.unwrap().release().await.map(drop).unwrap() }).await;
     let sent = |name: &str| pair.get(name).copied().unwrap_or_default();
-    assert_eq!((sent("evalsha"), sent("eval")), (2, 0), "{pair:?}");
+    let requests = ["evalsha", "delifeq", "delex"].map(sent).iter().sum::<u64>();
+    assert_eq!((requests, sent("eval")), (2, 0), "{pair:?}");
+}
+
+#[tokio::test]
+async fn a_contended_lock_is_three_requests_and_fourteen_commands() {
+    let server = Server::start();
+    if !server.version().at_least(7, 0) {
+        return eprintln!("{} has no SET with NX and GET: a lock is some commands more", server.version());
+    }
+    let larder = patient().url(server.url()).connect().await.unwrap();
+    let lock = larder.lock("gate").ttl(Duration::from_secs(20));
+    let attempt = || {
+        let lock = lock.clone();
+        tokio::spawn(async move { lock.acquire().await.unwrap() })
+    };
+    let queued = async |count: u64| {
+        until("it is queued", async || server.query::<u64>(&["ZCARD", "~lock.1:{/gate}:line"]) == count)
+            .await;
+    };
+    // A holder that was in the queue, and two attempts behind it.
+    let first = lock.acquire().await.unwrap();
+    let (second, third) = (attempt(), attempt());
+    queued(2).await;
+    first.release().await.unwrap();
+    let (mut holder, mut waiting) = (second.await.unwrap(), third);
+    let fourth = attempt();
+    queued(2).await;
+    let mut next = fourth;
+    for _ in 0..20 {
+        // One more attempt, the release of the holder, and the confirmation of the next one.
+        let (mut joins, mut granted) = (None, None);
+        let sent = commands(&server, async {
+            joins = Some(attempt());
+            until("it is queued", async || server.calls("zadd") > 0).await;
+            holder.release().await.unwrap();
+            granted = Some((&mut waiting).await.unwrap());
+        });
+        let sent = sent.await;
+        // Otherwise a heartbeat of the waiters was among them.
+        if sent["evalsha"] == 3 {
+            let expected = [
+                ("evalsha", 3),
+                ("get", 3),
+                ("pexpire", 1),
+                ("set", 4),
+                ("zadd", 1),
+                ("zrange", 1),
+                ("zrem", 1),
+            ];
+            let expected: BTreeMap<_, _> =
+                expected.iter().map(|(name, calls)| ((*name).to_owned(), *calls)).collect();
+            assert_eq!(sent, expected);
+            assert_eq!(sent.values().sum::<u64>(), 14);
+            return;
+        }
+        holder = granted.unwrap();
+        waiting = std::mem::replace(&mut next, joins.unwrap());
+    }
+    panic!("a heartbeat each time");
 }

@@ -9,7 +9,7 @@ use std::convert::Infallible;
 use std::time::Duration;
 
 use larder::{Cache, Error, ErrorKind, Larder, LarderBuilder, LoadError, Near, OnceError, Quota};
-use larder_testkit::{Sentinel, Server};
+use larder_testkit::{Product, Sentinel, Server};
 use support::{User, namespace, until, user};
 
 const PAGE: &str = include_str!("../../../docs/security.md");
@@ -26,8 +26,14 @@ fn lines(block: &str) -> Vec<Vec<&'static str>> {
 
 /// Runs the page's lines on a server, as the page says for the server's version.
 fn apply(server: &Server, blocks: &[&str]) {
-    let old = blocks.contains(&"coordination") && !server.version().at_least(7, 0);
-    for mut line in blocks.iter().chain(old.then_some(&"coordination-6")).flat_map(|block| lines(block)) {
+    let (version, locks) = (server.version(), blocks.contains(&"coordination"));
+    let of_version = match version.product {
+        _ if !version.at_least(7, 0) => Some(&"coordination-6"),
+        Product::Valkey if version.at_least(9, 0) => Some(&"coordination-valkey-9"),
+        Product::Redis if version.at_least(8, 4) => Some(&"coordination-redis-8.4"),
+        _ => None,
+    };
+    for mut line in blocks.iter().chain(of_version.filter(|_| locks)).flat_map(|block| lines(block)) {
         if !server.version().at_least(6, 2) {
             line.retain(|word| *word != "resetchannels");
         }

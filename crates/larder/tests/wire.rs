@@ -13,34 +13,13 @@ use rcgen::{
     BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
     KeyUsagePurpose,
 };
+use support::scripted::{bulk, command};
 use support::{patient, until};
-use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
+use tokio::io::{AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{TcpListener, TcpStream};
 
 fn plain(larder: &Larder) -> Cache<String> {
     larder.cache("name").format(Format::Plain).no_expiry().build().unwrap()
-}
-
-/// One command, as larder sends it.
-async fn command(stream: &mut BufReader<TcpStream>) -> Option<Vec<String>> {
-    let mut line = String::new();
-    stream.read_line(&mut line).await.ok().filter(|count| *count > 0)?;
-    let parts = line.trim().trim_start_matches('*').parse().unwrap();
-    let mut command = Vec::new();
-    for _ in 0..parts {
-        line.clear();
-        stream.read_line(&mut line).await.ok()?;
-        let length: usize = line.trim().trim_start_matches('$').parse().unwrap();
-        let mut part = vec![0; length + 2];
-        stream.read_exact(&mut part).await.ok()?;
-        part.truncate(length);
-        command.push(String::from_utf8_lossy(&part).into_owned());
-    }
-    Some(command)
-}
-
-fn bulk(text: &str) -> String {
-    format!("${}\r\n{text}\r\n", text.len())
 }
 
 /// A fake server that replies to everything that larder asks when it connects, and replies `bad` to the first SET.

@@ -23,8 +23,8 @@ pub(super) const MUTANTS: &[Mutant] = &[
         "a leader that resigns hands nothing over",
         &[rebuilt(
             "crates/larder/src/store/redis/lua/lock/hand_over.lua",
-            "hand_over(KEYS[1], KEYS[2], KEYS[3], now_of(redis.call('TIME')), claim, tonumber(live))\n",
-            "",
+            "if not hand_over(KEYS[1], KEYS[2], KEYS[1] .. ':seen', now, claim, tonumber(live), string.sub(held, 17)) then",
+            "do",
         )],
         &[RESIGNS],
     ),
@@ -37,7 +37,7 @@ pub(super) const MUTANTS: &[Mutant] = &[
         "a heartbeat does not hand on a lock whose holder died",
         &[rebuilt(
             "crates/larder/src/store/redis/lua/lock/heartbeat.lua",
-            "redis.call('GET', lock) or hand_over(lock, queue, seen, now, ARGV[1], live)",
+            "redis.call('GET', lock) or hand_over(lock, queue, seen, now, ARGV[1], live, '+')",
             "redis.call('GET', lock)",
         )],
         &[KILLED],

@@ -139,7 +139,11 @@ pub(super) const MUTANTS: &[Mutant] = &[
     ),
     mutant(
         "a lock that is being handed over has the last holder",
-        &[rebuilt(HOLDER, "if not token or redis.call('HGET', KEYS[4], token) then", "if not token then")],
+        &[rebuilt(
+            HOLDER,
+            "if token == '' or redis.call('ZSCORE', KEYS[3], token) then",
+            "if token == '' then",
+        )],
         &[LOCKS],
     ),
     mutant(

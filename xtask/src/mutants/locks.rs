@@ -18,6 +18,7 @@ const ORDER: Test = test("lock_queue", "sixty_four_waiters_are_served_in_the_ord
 const LATE_PUSH: Test = test("lock_queue", "a_late_wake_up_does_not_lengthen_the_lease");
 const DEAD_HEADS: Test = test("lock_queue", "dead_heads_cost_the_queue_at_most_half_a_second_each");
 const GONE: Test = test("lock_queue", "a_dropped_waiter_leaves_its_place_at_once");
+const HANDED_ON: Test = test("lock_release", "a_waiter_is_handed_the_lock_in_the_same_release");
 const FAULTS: Test = test("faults", "nothing_that_is_promised_is_broken_whatever_fails");
 
 const MOVED: Test = failover("a_lock_that_is_held_and_waited_for_moves_with_its_slot");
@@ -31,6 +32,7 @@ const HOLDING: &str = "crates/larder/src/lock/lease.rs";
 const KEEPING: &str = "crates/larder/src/lock/renewer.rs";
 const MEMORY: &str = "crates/larder/src/store/memory/locks.rs";
 const ACQUIRE: &str = "crates/larder/src/store/redis/lua/lock/acquire.lua";
+const ACQUIRE_QUEUED: &str = "crates/larder/src/store/redis/lua/lock/acquire_queued.lua";
 const EXTEND: &str = "crates/larder/src/store/redis/lua/lock/extend.lua";
 const FENCE: &str = "crates/larder/src/store/redis/lua/lock/fence.lua";
 const LINE: &str = "crates/larder/src/store/redis/lua/lock/queue.lua";
@@ -43,18 +45,14 @@ const NEVER: &str = "if last and last < 0 then";
 pub(super) const MUTANTS: &[Mutant] = &[
     mutant(
         "a release frees the lock of any holder",
-        &[rebuilt(
-            RELEASE,
-            "if redis.call('GET', KEYS[1]) ~= ARGV[1] then",
-            "if redis.call('EXISTS', KEYS[1]) == 0 then",
-        )],
+        &[rebuilt(RELEASE, "if not held or string.sub(held, 1, 16) ~= ARGV[1] then", "if not held then")],
         &[LOST, EQUIVALENCE],
     ),
     mutant(
         "an extension is anybody's",
         &[rebuilt(
             EXTEND,
-            "if redis.call('GET', lock) == ARGV[2 * i - 1] then",
+            "if redis.call('GETRANGE', lock, 0, 15) == ARGV[2 * i - 1] then",
             "if redis.call('EXISTS', lock) == 1 then",
         )],
         &[EQUIVALENCE],
@@ -158,22 +156,44 @@ pub(super) const MUTANTS: &[Mutant] = &[
         "an attempt that was given up is not remembered by the server",
         &[rebuilt(
             ACQUIRE,
-            "if redis.call('PEXPIRE', KEYS[5], '30000') == 1 then",
-            "if redis.call('PEXPIRE', KEYS[5], '30000') == 2 then",
+            "if not held and redis.call('PEXPIRE', KEYS[4], '30000') == 1 then",
+            "if not held and redis.call('PEXPIRE', KEYS[4], '30000') == 2 then",
         )],
         &[LATE, EQUIVALENCE],
     ),
     mutant(
         "who comes takes the lock past the line",
-        &[rebuilt(ACQUIRE, "if taken and not waited_for then", "if taken then")],
+        &[rebuilt(
+            ACQUIRE,
+            "if not held and redis.call('PEXPIRE', KEYS[3], '10560') == 0 then",
+            "if not held then",
+        )],
+        &[EQUIVALENCE],
+    ),
+    mutant(
+        "an attempt that joins the queue leaves no mark on the lock",
+        &[rebuilt(
+            ACQUIRE_QUEUED,
+            "redis.call('SETRANGE', KEYS[1], 16, string.format('+%.0f', now + 2 * KEPT * live))",
+            "local _ = now",
+        )],
+        &[HANDED_ON],
+    ),
+    mutant(
+        "a waiter that did not take its turn gets the next one",
+        &[rebuilt(
+            LINE,
+            "redis.pcall('SET', wake, '1', 'NX', 'PX', live)",
+            "redis.pcall('SET', wake, '1', 'PX', live)",
+        )],
         &[EQUIVALENCE],
     ),
     mutant(
         "who came last is served first",
         &[rebuilt(
             LINE,
-            "redis.call('ZRANGE', queue, at, at + more)",
-            "redis.call('ZREVRANGE', queue, at, at + more)",
+            "redis.call('ZRANGE', queue, at, at + more, 'WITHSCORES')",
+            "redis.call('ZREVRANGE', queue, at, at + more, 'WITHSCORES')",
         )],
         &[ORDER, FAULTS],
     ),

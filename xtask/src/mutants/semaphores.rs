@@ -25,7 +25,7 @@ const GIVE: &str = "crates/larder/src/store/redis/lua/semaphore/give.lua";
 const QUEUE: &str = "crates/larder/src/store/redis/lua/semaphore/queue.lua";
 const SET: &str = "crates/larder/src/store/redis/lua/semaphore/set_permits.lua";
 const TAKE: &str = "crates/larder/src/store/redis/lua/semaphore/take.lua";
-const HANDED_OVER: &str = "crates/larder/src/store/redis/lua/lock/hand_over.lua";
+const LOCK_QUEUE: &str = "crates/larder/src/store/redis/lua/lock/queue.lua";
 
 pub(super) const MUTANTS: &[Mutant] = &[
     mutant(
@@ -147,9 +147,9 @@ pub(super) const MUTANTS: &[Mutant] = &[
     mutant(
         "a lock is handed over by a write that needs memory first",
         &[rebuilt(
-            HANDED_OVER,
-            "redis.call('UNLINK', KEYS[1])\nhand_over(",
-            "redis.call('SET', KEYS[1], '', 'PX', 1)\nredis.call('UNLINK', KEYS[1])\nhand_over(",
+            LOCK_QUEUE,
+            "string.find(woken.err, 'OOM', 1, true)",
+            "string.find(woken.err, 'none', 1, true)",
         )],
         &[MAXMEMORY],
     ),

@@ -40,7 +40,7 @@ pub(crate) struct Larder(larder::lock::Lock);
 
 impl Rival for Larder {
     const NAME: &'static str = "larder";
-    const SENDS: &'static [&'static str] = &["evalsha", "eval"];
+    const SENDS: &'static [&'static str] = &["evalsha", "eval", "delifeq", "delex"];
     type Process = larder::Larder;
     type Held = larder::lock::Guard;
 

@@ -418,6 +418,7 @@ impl Attempt {
             Want::Lock { ttl, failover, .. } | Want::Group { ttl, failover, .. } => {
                 let mut holding = Lease::new(clock, name, token, Fence::new(fence), sent, ttl);
                 holding.failover = failover;
+                holding.waited = self.place.is_some();
                 if matches!(self.want, Want::Group { .. }) {
                     holding.kind = LeaseKind::Group;
                 }

@@ -197,7 +197,7 @@ impl Guard {
         let (locks, holding) = (self.locks.clone(), self.holding.clone());
         let release_state = self.end_lease();
         let answer = Call::new(locks.timeout(), &locks.meter.release, async {
-            holding.kind.ending().send(locks.store()?, &holding.name, holding.token).await
+            holding.awaited_ending().send(locks.store()?, &holding.name, holding.token).await
         })
         .await;
         match answer {

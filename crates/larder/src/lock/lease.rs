@@ -60,6 +60,8 @@ pub(super) struct Lease {
     pub(super) fence: Fence,
     pub(super) granted: Tick,
     pub(super) failover: Failover,
+    /// Whether its attempt was in the queue. Then others probably are, too.
+    pub(super) waited: bool,
     ends: Mutex<LeaseTimes>,
     /// Wakes those that wait for the loss.
     ended: Notify,
@@ -99,6 +101,7 @@ impl Lease {
             fence,
             granted: sent,
             failover: Failover::default(),
+            waited: false,
             ends: Mutex::new(LeaseTimes { deadline: Some(deadline), latest: sent.after(ttl) }),
             ended: Notify::new(),
         }
@@ -132,6 +135,15 @@ impl Lease {
         let mut ends = self.ends();
         ends.latest = now.after(ttl).max(ends.latest);
         ends.deadline.is_some()
+    }
+
+    /// The request that gives it back for a caller that waits for the reply. A release in the background must not be
+    /// overtaken by a later request of its task, so it is always that of its [`LeaseKind`].
+    pub(super) fn awaited_ending(&self) -> Ending {
+        match self.kind.ending() {
+            Ending::Release if !self.waited => Ending::ReleaseUnwaited,
+            ending => ending,
+        }
     }
 
     /// How long the server may hold it, by everything it was asked for.

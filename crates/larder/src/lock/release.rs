@@ -18,6 +18,8 @@ use crate::telemetry::target;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Ending {
     Release,
+    /// Releases a lock that no attempt waited for when it was granted.
+    ReleaseUnwaited,
     /// Cancels an attempt at a lock; its token is remembered for this long.
     GiveUp(Duration),
     /// Gives back permits; with `Some`, the attempt's token is remembered as cancelled for this long.
@@ -30,6 +32,7 @@ impl Ending {
     pub(super) async fn send(self, store: &AnyStore, name: &str, token: u64) -> Result<bool> {
         match self {
             Self::Release => store.release(name, token).await,
+            Self::ReleaseUnwaited => store.release_unwaited(name, token).await,
             Self::GiveUp(remembered) => store.give_up(name, token, remembered).await,
             Self::GivePermit(remembered) => store.give_permit(name, token, remembered).await,
             Self::GiveGroup(remembered) => store.give_group(name, token, remembered).await,

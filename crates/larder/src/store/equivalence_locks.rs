@@ -39,7 +39,8 @@ enum Step {
     Heartbeat(Vec<(u8, u8)>),
     GiveUp(u8, u8),
     Extend(Vec<(u8, u8)>),
-    Release(u8, u8),
+    /// Whether no attempt had to wait when the lock was granted, as far as the holder knows.
+    Release(u8, u8, bool),
     Holder(u8),
     /// With the last fence, or with another one.
     BreakIf(u8, bool),
@@ -101,7 +102,7 @@ fn steps() -> impl Strategy<Value = Step> {
         3 => many(LOCKS + 2).prop_map(Step::Heartbeat),
         2 => one().prop_map(|(l, t)| Step::GiveUp(l, t)),
         1 => many(LOCKS).prop_map(Step::Extend),
-        3 => one().prop_map(|(l, t)| Step::Release(l, t)),
+        3 => (0..LOCKS, 0..4u8, any::<bool>()).prop_map(|(l, t, u)| Step::Release(l, t, u)),
         1 => one().prop_map(|(l, t)| Step::Brief(l, t)),
         1 => (0..LOCKS).prop_map(Step::Holder),
         1 => (0..LOCKS, prop::bool::weighted(0.8)).prop_map(|(l, c)| Step::BreakIf(l, c)),
@@ -260,8 +261,12 @@ async fn take(
             let held: Vec<_> = held.iter().map(|ticket| (tokens.ticket(*ticket), 2 * HOUR)).collect();
             Answer::Flags(store.extend(&held, HOUR).await?.into_iter().flatten().collect())
         }
-        Step::Release(lock, token) => {
-            Answer::Flag(store.release(&tokens.lock(*lock), tokens.current(*lock, *token)).await?)
+        Step::Release(lock, token, unwaited) => {
+            let (name, token) = (tokens.lock(*lock), tokens.current(*lock, *token));
+            Answer::Flag(match unwaited {
+                true => store.release_unwaited(&name, token).await?,
+                false => store.release(&name, token).await?,
+            })
         }
         Step::Holder(lock) => {
             let last = tokens.fences.get()[usize::from(*lock)];

@@ -222,6 +222,10 @@ store_operations! {
         /// Frees the lock or hands it on, and returns whether `token` still held it.
         async fn release(&self, lock: &str, token: u64) -> Result<bool>;
 
+        /// Does the same for a lock that no attempt waited for when it was granted: in one command, if the server can
+        /// do that and none waits now. A later request of the same task may overtake it while attempts wait.
+        async fn release_unwaited(&self, lock: &str, token: u64) -> Result<bool>;
+
         /// Reads the holder of the lock. A lock that was handed over and not confirmed yet has none.
         async fn holder(&self, lock: &str) -> Result<Option<HeldBy>>;
 

@@ -13,6 +13,7 @@ pub mod by;
 pub mod events;
 pub mod held;
 pub mod lossy;
+pub mod scripted;
 pub mod waiting;
 
 use std::sync::OnceLock;

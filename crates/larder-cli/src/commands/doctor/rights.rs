@@ -98,6 +98,21 @@ pub(crate) static BLOCKS: &[Block] = &[
         missing: Verdict::Warning,
     },
     Block {
+        check: 33,
+        name: "coordination-valkey-9",
+        // A value that no lock has, so that nothing is deleted.
+        commands: &[("delifeq", &["DELIFEQ", KEY, ""])],
+        names: &[],
+        missing: Verdict::Good,
+    },
+    Block {
+        check: 33,
+        name: "coordination-redis-8.4",
+        commands: &[("delex", &["DELEX", KEY, "IFEQ", ""])],
+        names: &[],
+        missing: Verdict::Good,
+    },
+    Block {
         check: 34,
         name: "eviction",
         commands: &[("info", &["INFO", "server"])],
@@ -171,7 +186,7 @@ pub(crate) async fn examine(exam: &mut Exam, report: &mut Report) -> Result<(), 
                 report.inapplicable(block.check, why);
             } else if report.wants(&[block.check]) {
                 let missing = match block.check {
-                    33 if locks => Verdict::Problem,
+                    33 if locks && block.missing == Verdict::Warning => Verdict::Problem,
                     40 if announced => Verdict::Warning,
                     _ => block.missing,
                 };
@@ -200,10 +215,13 @@ fn needless(block: &Block, node: &Node, options: &Options) -> Option<&'static st
     let version = node.version();
     let before =
         |major, minor| version.is_some_and(|(product, a, b)| product == "Redis" && (a, b) < (major, minor));
+    let since = |name, first| version.is_some_and(|(product, a, b)| product == name && (a, b) >= first);
     let is_cluster = options.target.deployment == Deployment::Cluster;
     let is_sentinel = matches!(options.target.deployment, Deployment::Sentinel { .. });
     match block.name {
         "coordination-6" if !before(7, 0) => Some("needed before Redis 7 only"),
+        "coordination-valkey-9" if !since("Valkey", (9, 0)) => Some("there from Valkey 9 on"),
+        "coordination-redis-8.4" if !since("Redis", (8, 4)) => Some("there from Redis 8.4 on"),
         "cluster" if !is_cluster => Some("not a cluster"),
         "sentinel" if !before(6, 2) && !is_sentinel => Some("needed before Redis 6.2 only"),
         "database" if options.target.database == 0 => Some("database 0 needs no SELECT"),
@@ -265,7 +283,11 @@ async fn examine_block(
     let fix = format!("ACL SETUSER {user} {list}, on every server, then ACL SAVE");
     match missing {
         Verdict::Good => {
-            report.good(block.check, format!("{measured}: only programs that announce themselves need it"))
+            let why = match block.name {
+                "presence" => "only programs that announce themselves need it",
+                _ => "without it a release of a lock is a script",
+            };
+            report.good(block.check, format!("{measured}: {why}"))
         }
         Verdict::Problem => report.problem(block.check, measured, fix),
         _ => report.warning(block.check, measured, fix),

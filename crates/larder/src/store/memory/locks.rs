@@ -1,8 +1,8 @@
 //! Locks of the embedded store: holders, queues and fences.
 //!
 //! The specification of the scripts of locks. As on the server, an attempt has a wake-up key, which exists
-//! after the lock was handed to the attempt or the attempt was cancelled. Wake-ups are sent after the table
-//! is unlocked.
+//! for a while after the lock was handed to the attempt or the attempt was cancelled. Wake-ups are sent after
+//! the table is unlocked.
 //!
 //! Locks are spread over several tables, so that work on one rarely waits for another. Each step costs the
 //! logarithm of the queue's length; a handover also passes the dead waiters ahead of the first live one.
@@ -42,10 +42,33 @@ fn stored(by: &str) -> Option<String> {
 struct Waiter {
     ticket: u64,
     last_heartbeat: Tick,
-    /// It was handed the lock, and has not confirmed since.
-    claimed: bool,
-    /// How long its wake-up key exists.
-    woken_until: Option<Tick>,
+}
+
+/// What the wake-up key of an attempt says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum WakeKind {
+    /// The attempt was handed the lock.
+    Woken,
+    /// The attempt was cancelled.
+    GivenUp,
+}
+
+/// The wake-up keys of attempts by token, and how long each exists.
+#[derive(Default)]
+struct WakeKeys(HashMap<u64, (WakeKind, Tick)>);
+
+impl WakeKeys {
+    fn get(&self, token: u64, now: Tick) -> Option<WakeKind> {
+        self.0.get(&token).filter(|(_, until)| *until > now).map(|(kind, _)| *kind)
+    }
+
+    fn set(&mut self, token: u64, kind: WakeKind, until: Tick) {
+        self.0.insert(token, (kind, until));
+    }
+
+    fn gave_up(&self, token: u64, now: Tick) -> bool {
+        self.get(token, now) == Some(WakeKind::GivenUp)
+    }
 }
 
 #[derive(Default)]
@@ -66,9 +89,7 @@ impl MemoryLock {
     fn enqueue(&mut self, token: u64, now: Tick) {
         self.last_ticket = self.last_ticket.saturating_add(1);
         self.queue.insert(self.last_ticket, token);
-        let waiter =
-            Waiter { ticket: self.last_ticket, last_heartbeat: now, claimed: false, woken_until: None };
-        self.waiters.insert(token, waiter);
+        self.waiters.insert(token, Waiter { ticket: self.last_ticket, last_heartbeat: now });
     }
 
     fn leave_queue(&mut self, token: u64) {
@@ -77,15 +98,17 @@ impl MemoryLock {
         }
     }
 
-    /// Hands the lock to the first live waiter. Returns its token, or `None` if there is none.
-    fn hand_over(&mut self, now: Tick, timing: QueueTiming) -> Option<u64> {
+    /// Hands the lock to the first live waiter that has no wake-up key: a waiter that was handed the lock before
+    /// gets it again only after it has asked. Returns the waiter's token, or `None` if there is none.
+    fn hand_over(&mut self, now: Tick, timing: QueueTiming, wake: &mut WakeKeys) -> Option<u64> {
         let mut from = 0;
         while let Some((ticket, token)) = self.queue.range(from..).next().map(|(at, token)| (*at, *token)) {
             from = ticket.saturating_add(1);
-            match self.waiters.get_mut(&token) {
-                Some(waiter) if !waiter.claimed && now.since(waiter.last_heartbeat) <= timing.live => {
-                    (waiter.claimed, waiter.last_heartbeat, waiter.woken_until) =
-                        (true, now, Some(now.after(timing.claim)));
+            match self.waiters.get(&token) {
+                Some(waiter)
+                    if now.since(waiter.last_heartbeat) <= timing.live && wake.get(token, now).is_none() =>
+                {
+                    wake.set(token, WakeKind::Woken, now.after(timing.live));
                     self.held =
                         Some(LockHolder { token, deadline: now.after(timing.claim), fence: None, by: None });
                     return Some(token);
@@ -106,8 +129,7 @@ impl MemoryLock {
 #[derive(Default)]
 struct LockShard {
     locks: HashMap<String, MemoryLock>,
-    /// Attempts that were cancelled, and how long that is remembered.
-    given_up: HashMap<u64, Tick>,
+    wake: WakeKeys,
     last_fence: u64,
     /// At this size, what has expired is removed: the tables have doubled since that was last done.
     sweep_at: usize,
@@ -126,10 +148,10 @@ impl LockShard {
     }
 
     fn sweep(&mut self, now: Tick) {
-        if self.locks.len().saturating_add(self.given_up.len()) >= self.sweep_at {
+        if self.locks.len().saturating_add(self.wake.0.len()) >= self.sweep_at {
             self.locks.retain(|_, known| !known.is_idle(now));
-            self.given_up.retain(|_, until| *until > now);
-            let left = self.locks.len().saturating_add(self.given_up.len());
+            self.wake.0.retain(|_, (_, until)| *until > now);
+            let left = self.locks.len().saturating_add(self.wake.0.len());
             self.sweep_at = left.saturating_mul(2).max(64);
         }
     }
@@ -144,10 +166,10 @@ impl MemoryLocks {
         self.0.of(lock)
     }
 
-    /// How many locks and cancelled attempts are kept.
+    /// How many locks and wake-up keys are kept.
     #[cfg(test)]
     pub(super) fn kept(&self) -> usize {
-        self.0.all().map(|state| state.locks.len() + state.given_up.len()).sum()
+        self.0.all().map(|state| state.locks.len() + state.wake.0.len()).sum()
     }
 }
 
@@ -173,20 +195,26 @@ impl MemoryStore {
     fn heartbeat_lock(&self, lock: &str, tickets: &[LockToken]) -> Vec<QueueStatus> {
         let now = self.clock.now();
         let mut state = self.locks.of(lock);
-        let Some(known) = state.locks.get_mut(lock) else { return vec![QueueStatus::Gone; tickets.len()] };
+        let LockShard { locks, wake, .. } = &mut *state;
+        let Some(known) = locks.get_mut(lock) else { return vec![QueueStatus::Gone; tickets.len()] };
         let mut turns = Vec::with_capacity(tickets.len());
         for ticket in tickets {
             turns.push(match known.waiters.get_mut(&ticket.token) {
                 None => QueueStatus::Gone,
                 Some(waiter) => {
                     waiter.last_heartbeat = now;
-                    if waiter.claimed { QueueStatus::YourTurn } else { QueueStatus::Waits }
+                    if wake.get(ticket.token, now).is_none() {
+                        QueueStatus::Waits
+                    } else {
+                        wake.set(ticket.token, WakeKind::Woken, now.after(self.timing.live));
+                        QueueStatus::YourTurn
+                    }
                 }
             });
         }
         let (mut holder, mut woken) = (known.holder(now), None);
         if holder.is_none() {
-            woken = known.hand_over(now, self.timing);
+            woken = known.hand_over(now, self.timing, wake);
             holder = woken;
         }
         drop(state);
@@ -201,7 +229,7 @@ impl MemoryStore {
 
     pub(super) fn was_given_up(&self, lock: &str, token: u64) -> bool {
         let now = self.clock.now();
-        self.locks.of(lock).given_up.get(&token).is_some_and(|until| *until > now)
+        self.locks.of(lock).wake.gave_up(token, now)
     }
 
     pub(super) fn lock_is_held(&self, lock: &str) -> bool {
@@ -219,15 +247,16 @@ impl MemoryStore {
     ) -> Attempted {
         let now = self.clock.now();
         let mut state = self.locks.of(lock);
-        if state.given_up.get(&token).is_some_and(|until| *until > now) {
+        if state.wake.gave_up(token, now) {
             return Attempted::Gone;
         }
         state.sweep(now);
-        let known = state.locks.entry(lock.to_owned()).or_default();
+        let LockShard { locks, wake, .. } = &mut *state;
+        let known = locks.entry(lock.to_owned()).or_default();
         let mut handed = None;
         let free = known.holder(now).is_none();
         if free {
-            handed = known.hand_over(now, self.timing);
+            handed = known.hand_over(now, self.timing, wake);
         }
         let answer = if free && handed.is_none() {
             let fence = state.next_fence(self.now_micros());
@@ -250,14 +279,15 @@ impl MemoryStore {
     pub(super) fn free_lock(&self, lock: &str, token: u64) -> bool {
         let now = self.clock.now();
         let mut state = self.locks.of(lock);
-        let Some(known) = state.locks.get_mut(lock) else { return false };
+        let LockShard { locks, wake, .. } = &mut *state;
+        let Some(known) = locks.get_mut(lock) else { return false };
         if known.holder(now) != Some(token) {
             return false;
         }
         known.held = None;
-        let handed = known.hand_over(now, self.timing);
+        let handed = known.hand_over(now, self.timing, wake);
         if known.is_idle(now) {
-            state.locks.remove(lock);
+            locks.remove(lock);
         }
         drop(state);
         self.wake(lock, handed);
@@ -332,14 +362,16 @@ impl LockStore for MemoryStore {
         let LockRequest { ttl, by, .. } = request;
         let now = self.clock.now();
         let mut state = self.locks.of(lock);
-        let Some(known) = state.locks.get_mut(lock) else { return Ok(Attempted::Gone) };
+        let LockShard { locks, wake, .. } = &mut *state;
+        let Some(known) = locks.get_mut(lock) else { return Ok(Attempted::Gone) };
         let mut holder = known.holder(now);
         let mut handed = None;
         if holder != Some(token) {
             let Some(waiter) = known.waiters.get_mut(&token) else { return Ok(Attempted::Gone) };
-            (waiter.last_heartbeat, waiter.claimed) = (now, false);
+            waiter.last_heartbeat = now;
+            wake.0.remove(&token);
             if holder.is_none() {
-                handed = known.hand_over(now, self.timing);
+                handed = known.hand_over(now, self.timing, wake);
                 holder = handed;
             }
         }
@@ -370,11 +402,7 @@ impl LockStore for MemoryStore {
             return Ok(self.group_called(lock, token));
         }
         let now = self.clock.now();
-        let state = self.locks.of(lock);
-        let given_up = state.given_up.get(&token).is_some_and(|until| *until > now);
-        let waiter = state.locks.get(lock).and_then(|known| known.waiters.get(&token));
-        let called = waiter.and_then(|waiter| waiter.woken_until).is_some_and(|until| until > now);
-        Ok(given_up || called)
+        Ok(self.locks.of(lock).wake.get(token, now).is_some())
     }
 
     async fn heartbeat(&self, waiting: &[LockToken], _: Duration) -> Result<Vec<Option<QueueStatus>>> {
@@ -395,17 +423,18 @@ impl LockStore for MemoryStore {
     async fn give_up(&self, lock: &str, token: u64, remembered: Duration) -> Result<bool> {
         let now = self.clock.now();
         let mut state = self.locks.of(lock);
-        state.given_up.insert(token, now.after(remembered));
-        let Some(known) = state.locks.get_mut(lock) else { return Ok(false) };
+        let LockShard { locks, wake, .. } = &mut *state;
+        wake.set(token, WakeKind::GivenUp, now.after(remembered));
+        let Some(known) = locks.get_mut(lock) else { return Ok(false) };
         known.leave_queue(token);
         let held = known.holder(now) == Some(token);
         let mut handed = None;
         if held {
             known.held = None;
-            handed = known.hand_over(now, self.timing);
+            handed = known.hand_over(now, self.timing, wake);
         }
         if known.is_idle(now) {
-            state.locks.remove(lock);
+            locks.remove(lock);
         }
         drop(state);
         self.wake(lock, handed);
@@ -465,6 +494,10 @@ impl LockStore for MemoryStore {
     }
 
     async fn release(&self, lock: &str, token: u64) -> Result<bool> {
+        Ok(self.free_lock(lock, token))
+    }
+
+    async fn release_unwaited(&self, lock: &str, token: u64) -> Result<bool> {
         Ok(self.free_lock(lock, token))
     }
 }

@@ -281,6 +281,7 @@ mod tests {
             ask_role: AskRole::Hello,
             run_id: Some(run_id.into()),
             major: Some(7),
+            delete_if: None,
             eviction: Eviction::Never,
         }
     }

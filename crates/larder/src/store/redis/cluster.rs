@@ -125,6 +125,21 @@ impl Cluster {
         .into())
     }
 
+    /// Deletes a key if it has this value: see [`Node::delete_if`]. `None` also if another node serves the slot.
+    pub(super) async fn delete_if(
+        &self,
+        slot: u16,
+        key: &str,
+        value: &str,
+    ) -> Result<Option<Reply>, Failure> {
+        let Some(node) = self.master(slot) else { return Ok(None) };
+        let answer = node.delete_if(slot, key, value).await;
+        if let Err(Failure::Error(error)) = &answer {
+            self.shared.distrust(error);
+        }
+        answer
+    }
+
     /// Sends commands of one slot in one write. Those that were refused because the cluster changed are sent again
     /// one by one.
     pub(super) async fn send_all(

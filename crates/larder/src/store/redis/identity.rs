@@ -5,6 +5,7 @@
 //! that is refused, too, the role stays unknown, and the server is treated as a master. The run id comes from `INFO`,
 //! and stays unknown if that is refused.
 
+use super::delete_if::DeleteIf;
 use super::wire::{Connection, Reply, Request, RequestFailure};
 use crate::store::Eviction;
 
@@ -30,6 +31,8 @@ pub(super) struct Identity {
     pub(super) run_id: Option<String>,
     /// The major number of the server's version.
     pub(super) major: Option<u32>,
+    /// The server's command that deletes a key if it has a given value.
+    pub(super) delete_if: Option<DeleteIf>,
     pub(super) eviction: Eviction,
 }
 
@@ -56,6 +59,9 @@ pub(super) async fn identify(connection: &Connection, name: &str) -> Result<Iden
         ask_role: AskRole::Hello,
         run_id: server.as_deref().and_then(|info| field(info, "run_id")).map(str::to_owned),
         major: hello_field(&hello, "version").and_then(|version| version.split('.').next()?.parse().ok()),
+        delete_if: hello_field(&hello, "server")
+            .zip(hello_field(&hello, "version"))
+            .and_then(|(server, version)| DeleteIf::of(server, version)),
         eviction: eviction(memory.as_deref()),
     };
     if identity.role.is_none() {

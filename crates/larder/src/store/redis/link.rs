@@ -13,6 +13,7 @@ use tokio::sync::{Notify, watch};
 use tokio::task::AbortHandle;
 use tokio::time::Instant;
 
+use super::delete_if::OfferedDeleteIf;
 use super::identity::Role;
 use super::login::Login;
 use super::time::ServerTime;
@@ -40,6 +41,7 @@ pub(super) struct Live {
     pub(super) generation: u64,
     /// Whether the server tracks what a script reads even if the script also writes.
     pub(super) tracks_reads: bool,
+    pub(super) delete_if: OfferedDeleteIf,
 }
 
 impl Live {

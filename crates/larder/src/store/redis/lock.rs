@@ -253,11 +253,10 @@ impl LockStore for RedisStore {
         LockRequest { ttl, by, quarantine }: LockRequest<'_>,
         queue: WhenHeld,
     ) -> Result<Attempted> {
-        let (fence, line, seen, wake) =
-            (fence_name(lock), queue_name(lock), seen_name(lock), wake_name(lock, token));
+        let (fence, line, wake) = (fence_name(lock), queue_name(lock), wake_name(lock, token));
         let (token, kept, ttl) = (token_text(token), digits(ttl + FENCE_KEPT), digits(ttl));
         let how = self.paced(if queue == WhenHeld::Enqueue { "1 " } else { "0 " });
-        let names = [lock, &fence, &line, &seen, &wake];
+        let names = [lock, &fence, &line, &wake];
         let arguments = [token.as_bytes(), ttl.as_bytes(), kept.as_bytes(), how.as_bytes(), by.as_bytes()];
         if let Some(longest) = quarantine {
             let (origin, longest) = (origin_name(lock), digits(longest));
@@ -270,11 +269,10 @@ impl LockStore for RedisStore {
 
     async fn confirm_as(&self, lock: &str, token: u64, request: LockRequest<'_>) -> Result<Attempted> {
         let LockRequest { ttl, by, quarantine } = request;
-        let (fence, line, seen, wake) =
-            (fence_name(lock), queue_name(lock), seen_name(lock), wake_name(lock, token));
+        let (fence, line, wake) = (fence_name(lock), queue_name(lock), wake_name(lock, token));
         let (token, kept, ttl) = (token_text(token), digits(ttl + FENCE_KEPT), digits(ttl));
         let (claim, live) = (digits(self.timing.claim), digits(self.timing.live));
-        let names = [lock, &fence, &line, &seen, &wake];
+        let names = [lock, &fence, &line, &wake];
         let arguments = [&token[..], &ttl, &kept, &claim, &live, by].map(str::as_bytes);
         let answer = match quarantine {
             None => self.network.run_script(lock, &script::CONFIRM, &names, &arguments, Replay::Safe).await?,
@@ -340,17 +338,28 @@ impl LockStore for RedisStore {
     }
 
     async fn release(&self, lock: &str, token: u64) -> Result<bool> {
-        let (line, seen) = (queue_name(lock), seen_name(lock));
+        let line = queue_name(lock);
         let (token, how) = (token_text(token), self.paced(""));
-        let names = [lock, &line, &seen];
+        let names = [lock, &line];
         let arguments = [token.as_bytes(), how.as_bytes()];
         let script = &self.ordered.release;
         flag(&self.network.run_in_order(lock, script, &names, &arguments, Replay::Never).await?)
     }
 
+    async fn release_unwaited(&self, lock: &str, token: u64) -> Result<bool> {
+        // A lock that attempts wait for has a mark after its token, so this deletes none of those.
+        if let Some(reply) = self.network.delete_if(lock, &token_text(token)).await?
+            && flag(&reply)?
+        {
+            return Ok(true);
+        }
+        // The lock has a mark, is lost, or the server has no such command.
+        self.release(lock, token).await
+    }
+
     async fn holder(&self, lock: &str) -> Result<Option<HeldBy>> {
-        let (fence, line, seen) = (fence_name(lock), queue_name(lock), seen_name(lock));
-        let names = [lock, &fence, &line, &seen];
+        let (fence, line) = (fence_name(lock), queue_name(lock));
+        let names = [lock, &fence, &line];
         let answer = self.network.run_script(lock, &script::HOLDER, &names, &[], Replay::Safe).await?;
         held_by(&array(answer)?)
     }
@@ -372,7 +381,7 @@ mod tests {
     #[test]
     fn the_scripts_spans_are_those_of_the_pace() {
         let kept = 2 * QueueTiming::KEPT * QueueTiming::default().live;
-        for (key, span) in [("KEYS[5]", QueueTiming::REMEMBERED), ("KEYS[3]", kept)] {
+        for (key, span) in [("KEYS[4]", QueueTiming::REMEMBERED), ("KEYS[3]", kept)] {
             let said = format!("redis.call('PEXPIRE', {key}, '{}')", millis(span));
             assert!(script::ACQUIRE.source().contains(&said), "{said}");
         }

@@ -10,6 +10,7 @@ mod admin_locks;
 mod agreement;
 mod answer;
 mod cluster;
+mod delete_if;
 mod dial;
 mod error;
 mod full;

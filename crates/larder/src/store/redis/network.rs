@@ -126,6 +126,17 @@ impl Network {
         answer
     }
 
+    /// Deletes a key if it has this value, in one command and at most once. Returns the reply; `None` if the server
+    /// has no such command or refuses it, and then nothing was changed.
+    pub(super) async fn delete_if(&self, name: &str, value: &str) -> Result<Option<Reply>> {
+        let lane = self.lane(name);
+        let answer = match self {
+            Self::Single(node) => node.delete_if(lane, name, value).await,
+            Self::Cluster(cluster) => Box::pin(cluster.delete_if(lane, name, value)).await,
+        };
+        answer.map_err(|failure| self.explain(failure))
+    }
+
     /// Does the same as [`run_script`](Self::run_script), and retries while a cluster moves the slot and the keys are
     /// at two nodes. It retries until the caller drops the call.
     pub(super) async fn run_script_through_moves(

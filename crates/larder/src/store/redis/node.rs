@@ -127,6 +127,31 @@ impl Node {
         }
     }
 
+    /// Deletes a key if it has this value, in one command and at most once. Returns whether it had; `None` if the
+    /// server has no such command or refuses it, and then nothing was changed.
+    pub(super) async fn delete_if(
+        &self,
+        lane: u16,
+        key: &str,
+        value: &str,
+    ) -> Result<Option<Reply>, Failure> {
+        let link = self.link(lane)?;
+        let Some(live) = link.standing() else { return Ok(None) };
+        let Some(command) = live.delete_if.command() else { return Ok(None) };
+        let request = command.request(key, value);
+        match live.connection.send(&request).await {
+            Ok(reply) => Ok(Some(reply)),
+            Err(RequestFailure::Refused(error)) => {
+                live.delete_if.note(&error);
+                Ok(None)
+            }
+            Err(failure) if failure.is_unsent() => Ok(None),
+            Err(failure) => {
+                Box::pin(self.settle(link, live, &request, Replay::Never, failure)).await.map(Some)
+            }
+        }
+    }
+
     /// Returns the tracking connection if it is up and its session is current; does not wait for it. Returns `None`
     /// while the links are divided: the connection may lead to another server than the one that takes the writes.
     pub(super) fn tracked(&self) -> Option<(Arc<Live>, ReadStamp)> {

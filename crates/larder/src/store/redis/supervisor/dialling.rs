@@ -10,6 +10,7 @@ use tokio::sync::Notify;
 use tokio::time::{Instant, sleep, timeout};
 
 use super::super::agreement::{Admission, ConnectionUse};
+use super::super::delete_if::OfferedDeleteIf;
 use super::super::dial::{describe, dial};
 use super::super::error::translate;
 use super::super::hosts::run_on;
@@ -148,6 +149,7 @@ impl Supervisor {
             role: identity.role,
             generation,
             tracks_reads: self.session.is_none() || identity.major.is_some_and(|major| major >= 7),
+            delete_if: OfferedDeleteIf::new(identity.delete_if),
         });
         let about = About { identity, credentials, slots, _member: member };
         Some(Ok(Some(Opened { live, about, runtime: runtime.clone() })))

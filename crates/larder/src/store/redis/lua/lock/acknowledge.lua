@@ -12,7 +12,7 @@ for i = 1, #KEYS - 1 do
   local kind, token = string.sub(ARGV[i], 1, 1), string.sub(ARGV[i], 2)
   local held
   if kind == 's' then
-    held = redis.call('GET', KEYS[i]) == token
+    held = redis.call('GETRANGE', KEYS[i], 0, 15) == token
   else
     held = (tonumber(redis.call('ZSCORE', KEYS[i], token)) or 0) > now
   end

@@ -1,35 +1,32 @@
 -- Confirms a lock that was handed to this attempt, or takes it if it is free and this attempt is next in the
 -- queue. Otherwise the attempt still waits. A token that is neither queued nor was handed the lock gets
 -- nothing, so that a late request cannot take a lock for an attempt that has ended.
--- KEYS: 1 the lock, 2 its last fence, 3 its queue, 4 the heartbeats of its waiters, 5 the attempt's wake-up
---   key
+-- KEYS: 1 the lock, 2 its last fence, 3 its queue, 4 the attempt's wake-up key
 -- ARGV: 1 the attempt's token, 2 milliseconds to hold the lock, 3 milliseconds to remember its fence, 4
 --   milliseconds that a handover lasts, 5 milliseconds that a heartbeat lasts, 6 a space and the holder's
 --   process
 -- Reply: the fence if acquired, 1 if it still waits, -1 if it is not queued
 local time = redis.call('TIME')
-local holder = redis.call('GET', KEYS[1])
-if holder ~= ARGV[1] then
+local held = redis.call('GET', KEYS[1])
+if token_of(held) ~= ARGV[1] then
   if not redis.call('ZSCORE', KEYS[3], ARGV[1]) then
     return -1
   end
-  local now, live = now_of(time), tonumber(ARGV[5])
-  -- PEXPIRE comes first because it needs no memory: a waiter keeps its place on a server that is at its
-  -- maxmemory.
-  keep_queue(KEYS[3], KEYS[4], live)
-  redis.call('HSET', KEYS[4], ARGV[1], now)
-  if not holder then
-    holder = hand_over(KEYS[1], KEYS[3], KEYS[4], now, ARGV[4], live)
+  local seen, now, live = KEYS[1] .. ':seen', now_of(time), tonumber(ARGV[5])
+  beat(KEYS[3], seen, live, { now, ARGV[1] })
+  -- If it was handed the lock before, it was passed over. From now on it may be handed the lock again.
+  redis.call('UNLINK', KEYS[4])
+  if not held then
+    held = hand_over(KEYS[1], KEYS[3], seen, now, ARGV[4], live, '+')
   end
-  if holder ~= ARGV[1] then
+  if token_of(held) ~= ARGV[1] then
     return 1
   end
 end
-if leave_queue(KEYS[3], KEYS[4], ARGV[1]) then
-  redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])
-elseif redis.call('PTTL', KEYS[1]) < tonumber(ARGV[2]) then
-  -- A repeated or late request: the holder may have extended the lock since, and that is not shortened.
+-- The lock's value stays, with its mark: others may wait. What is left of this attempt expires by itself: its
+-- wake-up key, and the time of its last heartbeat.
+if redis.call('ZREM', KEYS[3], ARGV[1]) == 1 or redis.call('PTTL', KEYS[1]) < tonumber(ARGV[2]) then
+  -- A repeated or late request may find that the holder has extended the lock since. That is not shortened.
   redis.call('PEXPIRE', KEYS[1], ARGV[2])
 end
-redis.call('UNLINK', KEYS[5])
 return next_fence(KEYS[2], ARGV[3], time, ARGV[6])

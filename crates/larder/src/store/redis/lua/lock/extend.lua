@@ -6,7 +6,7 @@
 local reply = {}
 for i, lock in ipairs(KEYS) do
   reply[i] = 0
-  if redis.call('GET', lock) == ARGV[2 * i - 1] then
+  if redis.call('GETRANGE', lock, 0, 15) == ARGV[2 * i - 1] then
     if redis.call('PTTL', lock) < tonumber(ARGV[2 * i]) then
       redis.call('PEXPIRE', lock, ARGV[2 * i])
     end

@@ -10,20 +10,34 @@ local at, reply = 3, {}
 for i = 1, #KEYS, 3 do
   local lock, queue, seen = KEYS[i], KEYS[i + 1], KEYS[i + 2]
   local last = at + tonumber(ARGV[at])
-  local answers = {}
-  -- PEXPIRE comes first because it needs no memory: the places are kept on a server that is at its maxmemory.
-  keep_queue(queue, seen, live)
+  local answers, wakes, queued, beats = {}, {}, {}, {}
   for place = at + 1, last do
     local token = ARGV[place]
-    local heartbeat = tonumber(redis.call('HGET', seen, token))
     answers[token] = 2
-    if heartbeat then
-      local waits = heartbeat > 0
-      redis.call('HSET', seen, token, waits and now or -now)
-      answers[token] = waits and 0 or 1
+    if redis.call('ZSCORE', queue, token) then
+      answers[token] = 0
+      queued[#queued + 1] = token
+      wakes[#wakes + 1] = lock .. ':wake:' .. token
+      beats[#beats + 1] = now
+      beats[#beats + 1] = token
     end
   end
-  local holder = redis.call('GET', lock) or hand_over(lock, queue, seen, now, ARGV[1], live)
+  if #queued > 0 then
+    beat(queue, seen, live, beats)
+    -- What waiters that are gone have left behind.
+    local gone = redis.call('ZRANGEBYSCORE', seen, '-inf', now - KEPT * live, 'LIMIT', 0, 1000)
+    if #gone > 0 then
+      redis.call('ZREM', seen, unpack(gone))
+    end
+    local woken = redis.pcall('MGET', unpack(wakes))
+    for place, token in ipairs(queued) do
+      if not woken.err and woken[place] then
+        redis.pcall('PEXPIRE', wakes[place], live)
+        answers[token] = 1
+      end
+    end
+  end
+  local holder = token_of(redis.call('GET', lock) or hand_over(lock, queue, seen, now, ARGV[1], live, '+'))
   if holder and answers[holder] == 0 then
     answers[holder] = 1
   end
