@@ -327,7 +327,7 @@ impl LockStore for RedisStore {
     }
 
     async fn extend(&self, held: &[(LockToken, Duration)], max_wait: Duration) -> Result<Vec<Option<bool>>> {
-        self.renew_by(&script::EXTEND, |lock| vec![Name::from(lock)], held, max_wait).await
+        self.renew_by(&script::EXTEND, |lock| vec![Name::from(lock), fence_name(lock)], held, max_wait).await
     }
 
     async fn acknowledged(
@@ -376,6 +376,8 @@ mod tests {
             let said = format!("redis.call('PEXPIRE', {key}, '{}')", millis(span));
             assert!(script::ACQUIRE.source().contains(&said), "{said}");
         }
+        let said = format!("local FENCE_KEPT = {}\n", millis(FENCE_KEPT));
+        assert!(script::EXTEND.source().contains(&said), "{said}");
     }
 
     #[test]

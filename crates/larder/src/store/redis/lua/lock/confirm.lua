@@ -25,11 +25,19 @@ if holder ~= ARGV[1] then
     return 1
   end
 end
-if leave_queue(KEYS[3], KEYS[4], ARGV[1]) then
+if not leave_queue(KEYS[3], KEYS[4], ARGV[1]) and redis.call('HDEL', KEYS[4], ARGV[1]) == 0 then
+  -- A repeated or late request. It does not shorten the time of the lock, which the holder may have extended
+  -- since, and does not change the fence, which the holder may know already.
+  if redis.call('PTTL', KEYS[1]) < tonumber(ARGV[2]) then
+    redis.call('PEXPIRE', KEYS[1], ARGV[2])
+    redis.call('PEXPIRE', KEYS[2], ARGV[3])
+  end
+  local last = redis.call('GET', KEYS[2])
+  if last then
+    return tonumber(string.sub(last, 1, 16))
+  end
+else
   redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])
-elseif redis.call('PTTL', KEYS[1]) < tonumber(ARGV[2]) then
-  -- A repeated or late request: the holder may have extended the lock since, and that is not shortened.
-  redis.call('PEXPIRE', KEYS[1], ARGV[2])
 end
 redis.call('UNLINK', KEYS[5])
 return next_fence(KEYS[2], ARGV[3], time, ARGV[6])
