@@ -166,6 +166,11 @@ impl RedisStore {
         if left == Reply::Int(-2) { None } else { Some(Duration::from_millis(number(&left).unwrap())) }
     }
 
+    /// Returns how long the last fence is still remembered.
+    pub(in crate::store) async fn fence_left(&self, lock: &str) -> Duration {
+        self.time_left(&fence_name(lock)).await.unwrap_or_default()
+    }
+
     /// Ends the current hold.
     pub(in crate::store) async fn end(&self, lock: &str) {
         let end = Request::new("DEL").arg(lock);
