@@ -100,7 +100,7 @@ async fn the_keys_of_a_group_expire_together() {
     proxy.silence(Direction::Both);
     held.release().await.unwrap();
     // The waiter has a claim that it never confirms.
-    left(&["", ":state", ":line"]);
+    assert!(left(&["", ":state", ":line"]) > 60_000);
     let short = well.lock_group("g").locks(["b"]).ttl(Duration::from_secs(1)).acquire().await.unwrap();
     left(&["", ":state", ":line"]);
     waiter.abort();

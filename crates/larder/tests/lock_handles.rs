@@ -151,7 +151,7 @@ async fn a_ticket_whose_adoption_is_answered_too_late_leaves_the_lock_free() {
 
 #[tokio::test]
 async fn what_is_renewed_keeps_its_fence_and_its_holder() {
-    const SHORT: &str = "1000";
+    const SHORT: &str = "20000";
     let ttl = Duration::from_secs(3);
     let (server, space) = (server(), namespace());
     let larder = connect_as(&server.url(), &space).await;

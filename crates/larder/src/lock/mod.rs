@@ -167,7 +167,7 @@ impl Lock {
 
     /// Refuses grants after a failover until every lease of the old master has expired, because the promoted server
     /// may not know of locks that are held. `max_lease` is the longest time to live that any program uses for this
-    /// lock; a longer one is refused.
+    /// lock: 24 hours at most, and a longer lease is refused.
     ///
     /// Each grant compares the server's replication id with a marker beside the lock. The marker is kept for 30
     /// days after the last grant. If the id differs, or there is no marker (a failover, a restart, a server that
