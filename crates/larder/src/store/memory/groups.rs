@@ -206,7 +206,7 @@ impl MemoryStore {
         }
     }
 
-    /// Loses everything that is held or claimed, as a server may that loses a key.
+    /// Forgets everything that is held or claimed, like a server that has lost the key of it.
     #[cfg(test)]
     pub(in crate::store) fn lose_group(&self, group: &str) {
         if let Some(known) = self.groups.0.of(group).groups.get_mut(group) {
