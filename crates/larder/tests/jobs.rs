@@ -306,9 +306,11 @@ async fn a_run_whose_end_is_recorded_hears_so_also_after_the_run_of_a_later_peri
 #[tokio::test]
 async fn the_longest_settings_are_accepted_by_each_store() {
     for (store, larder) in each_store().await {
-        let longest = larder.job("longest").keep(3660 * DAY).backoff(366 * DAY).max_hold(Duration::MAX).ttl(TTL);
+        let longest =
+            larder.job("longest").keep(3660 * DAY).backoff(366 * DAY).max_hold(Duration::MAX).ttl(TTL);
         let often = longest.clone().every(Duration::from_millis(10)).catch_up(u32::MAX);
-        let failed = often.offset(366 * DAY - Duration::from_millis(1)).run(async |_| Err::<u32, _>("no")).await;
+        let failed =
+            often.offset(366 * DAY - Duration::from_millis(1)).run(async |_| Err::<u32, _>("no")).await;
         assert_eq!(failed.expect(store), JobRun::Ran(Err("no")), "{store}");
         let slot = async || longest.run_slot("a", async |_| Err::<u32, _>("no")).await.expect(store);
         assert_eq!(slot().await, JobRun::Ran(Err("no")), "{store}");

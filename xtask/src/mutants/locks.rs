@@ -109,11 +109,7 @@ pub(super) const MUTANTS: &[Mutant] = &[
     ),
     mutant(
         "renewals wait for replicas on the callers' connections",
-        &[switched(
-            KEEPING,
-            "renewer.context.background_coordination()",
-            "renewer.context.coordination()",
-        )],
+        &[switched(KEEPING, "renewer.context.background_coordination()", "renewer.context.coordination()")],
         &[test(
             "lock_replicas",
             "a_lock_with_replicas_is_kept_while_the_only_thread_of_its_runtime_computes",
