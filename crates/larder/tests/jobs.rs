@@ -304,6 +304,50 @@ async fn a_run_whose_end_is_recorded_hears_so_also_after_the_run_of_a_later_peri
 }
 
 #[tokio::test]
+async fn the_longest_settings_are_accepted_by_each_store() {
+    for (store, larder) in each_store().await {
+        let longest =
+            larder.job("longest").keep(3660 * DAY).backoff(366 * DAY).max_hold(Duration::MAX).ttl(TTL);
+        let often = longest.clone().every(Duration::from_millis(10)).catch_up(u32::MAX);
+        let failed =
+            often.offset(366 * DAY - Duration::from_millis(1)).run(async |_| Err::<u32, _>("no")).await;
+        assert_eq!(failed.expect(store), JobRun::Ran(Err("no")), "{store}");
+        let slot = async || longest.run_slot("a", async |_| Err::<u32, _>("no")).await.expect(store);
+        assert_eq!(slot().await, JobRun::Ran(Err("no")), "{store}");
+        let JobRun::BackingOff { until } = slot().await else { panic!("{store}: it backs off") };
+        let waits = until.duration_since(SystemTime::now()).unwrap();
+        assert!((365 * DAY..367 * DAY).contains(&waits), "{store}: {waits:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_run_that_is_longer_than_its_record_is_kept_has_it_until_the_end() {
+    let each = each_store().await.into_iter().map(async |(store, larder)| {
+        let keep = Duration::from_secs(1);
+        let job = larder.job("long").ttl(TTL).keep(keep).backoff(LONG);
+        let (ran, other) = (job.clone(), job.clone());
+        let run = ran.run_slot("a", async |_| {
+            // This time must pass: the record would be gone.
+            tokio::time::sleep(2 * keep).await;
+            let status = other.status().await.unwrap().expect("the run is known");
+            assert_eq!(status.outcome, JobOutcome::Running, "{store}");
+            match other.run_slot("a", async |_| Ok::<_, String>(())).await.unwrap() {
+                JobRun::Running { by, since } => {
+                    assert!(by.ends_with(&format!(":{}", std::process::id())), "{store}: {by:?}");
+                    assert!(since.elapsed().unwrap() > keep, "{store}");
+                }
+                other => panic!("{store}: {other:?}"),
+            }
+            Err::<(), _>("no")
+        });
+        assert_eq!(run.await.expect(store), JobRun::Ran(Err("no")));
+        let next = job.run_slot("a", async |_| Ok::<_, String>(())).await.unwrap();
+        assert!(matches!(next, JobRun::BackingOff { .. }), "{store}: the attempt counts: {next:?}");
+    });
+    futures_util::future::join_all(each).await;
+}
+
+#[tokio::test]
 async fn settings_that_make_no_sense_are_refused() {
     let larder = Larder::connect("memory:").await.unwrap();
     let job = larder.job("a");
@@ -318,7 +362,18 @@ async fn settings_that_make_no_sense_are_refused() {
     assert!(refused(&every.clone().tolerance(DAY)).await.contains("not below the period"));
     assert!(refused(&every.clone().attempts(0)).await.contains("attempt"));
     assert!(refused(&every.clone().max_hold(SHORT)).await.contains("max_hold (300ms)"));
-    assert!(refused(&every.clone().keep(Duration::ZERO)).await.contains("1 s"));
+    for keep in [Duration::ZERO, Duration::MAX, 3661 * DAY] {
+        assert!(refused(&every.clone().keep(keep)).await.contains("1 s to 3660 days"));
+    }
+    for backoff in [Duration::MAX, 367 * DAY] {
+        assert!(refused(&every.clone().backoff(backoff)).await.contains("longer than 366 days"));
+    }
+    for offset in [Duration::MAX, 366 * DAY] {
+        assert!(refused(&every.clone().offset(offset)).await.contains("an offset of"));
+    }
+    for periods in [u32::MAX, 3659] {
+        assert!(refused(&every.clone().catch_up(periods)).await.contains("3660 days"));
+    }
     for slot in ["", &"x".repeat(201)] {
         let error = job.run_slot(slot, async |_| Ok::<_, String>(())).await.unwrap_err();
         assert_eq!(error.kind(), ErrorKind::InvalidSetting);

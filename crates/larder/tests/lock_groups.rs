@@ -54,6 +54,78 @@ async fn a_waiter_that_is_never_heard_of_again_leaves_no_key_without_an_end() {
 }
 
 #[tokio::test]
+async fn locks_whose_holder_the_server_has_lost_are_free() {
+    let space = namespace();
+    let (server, larder) = (support::server(), connect_as(&support::server().url(), &space).await);
+    let (group, key) = (larder.lock_group("g"), format!("~group.1:{{{space}/g}}"));
+    let lost = group.locks(["a", "b"]).ttl(TTL).acquire().await.unwrap();
+    assert_eq!(server.query::<i64>(&["DEL", &key]), 1);
+    assert!(group.holder("a").await.unwrap().is_none());
+    let next = group.locks(["b", "c"]).try_acquire().await.unwrap().expect("the lock is free");
+    assert!(next.fence("b").unwrap() > lost.fence("b").unwrap());
+    // Waiters get what is free, too.
+    let in_line = InLine::listen();
+    let waiter = waits(group.locks(["b"]).ttl(TTL));
+    in_line.until(1).await;
+    assert_eq!(server.query::<i64>(&["DEL", &key]), 1);
+    let served = served(waiter).await;
+    assert!(served.fence("b").unwrap() > next.fence("b").unwrap());
+    // The late release of a lost holder frees nothing of the next one.
+    drop(next);
+    assert_eq!(lost.release().await.unwrap(), ReleaseOutcome::AlreadyLost);
+    assert!(group.locks(["b"]).try_acquire().await.unwrap().is_none());
+    assert_eq!(served.release().await.unwrap(), ReleaseOutcome::Released);
+}
+
+#[tokio::test]
+async fn the_keys_of_a_group_expire_together() {
+    let server = Server::builder().tcp().start();
+    let proxy = Proxy::start(server.addr().unwrap()).await;
+    let (cut, well) = (connect_as(&proxy.url(), "k").await, connect_as(&server.url(), "k").await);
+    let left = |names: &[&str]| {
+        let left: Vec<i64> =
+            names.iter().map(|name| server.query(&["PTTL", &format!("~group.1:{{k/g}}{name}")])).collect();
+        let (least, most) = (*left.iter().min().unwrap(), *left.iter().max().unwrap());
+        assert!(least > 0 && most - least < 5000, "{names:?}: {left:?}");
+        least
+    };
+    let held = well.lock_group("g").locks(["a"]).ttl(LONG).acquire().await.unwrap();
+    assert!(left(&["", ":state", ":fence"]) > 85_000);
+    let waiter = waits(cut.lock_group("g").locks(["a"]).ttl(TTL));
+    until("it waits", async || {
+        well.lock_group("g").holder("a").await.unwrap().is_some_and(|holder| holder.waiting == 1)
+    })
+    .await;
+    left(&["", ":state", ":line"]);
+    proxy.silence(Direction::Both);
+    held.release().await.unwrap();
+    // The waiter has a claim that it never confirms.
+    assert!(left(&["", ":state", ":line"]) > 60_000);
+    let short = well.lock_group("g").locks(["b"]).ttl(Duration::from_secs(1)).acquire().await.unwrap();
+    left(&["", ":state", ":line"]);
+    waiter.abort();
+    let next = well.lock_group("g").locks(["a"]).acquire_within(LONG).await.expect("a dead waiter has it");
+    left(&["", ":state", ":fence"]);
+    drop((short, next));
+}
+
+#[tokio::test]
+async fn a_waiter_whose_process_is_long_dead_is_not_counted() {
+    let server = Server::builder().tcp().start();
+    let proxy = Proxy::start(server.addr().unwrap()).await;
+    let (cut, well) = (connect_as(&proxy.url(), "k").await, connect_as(&server.url(), "k").await);
+    let group = well.lock_group("g");
+    let held = group.locks(["a"]).ttl(TTL).acquire().await.unwrap();
+    let waiter = waits(cut.lock_group("g").locks(["a"]).ttl(TTL));
+    let waiting = async || group.holder("a").await.unwrap().map(|holder| holder.waiting);
+    until("it waits", async || waiting().await == Some(1)).await;
+    proxy.silence(Direction::Both);
+    until("it has lost its place", async || waiting().await == Some(0)).await;
+    waiter.abort();
+    drop(held);
+}
+
+#[tokio::test]
 async fn all_are_held_or_none() {
     for (store, larder) in each_store().await {
         let order = larder.lock_group("order:7");

@@ -8,8 +8,9 @@ use std::time::Duration;
 
 use larder::lock::{Fence, Guard, JobRun, LockTicket, ReleaseOutcome};
 use larder::{ErrorKind, Quota};
+use larder_testkit::{Direction, Proxy, Server};
 use support::waiting::InLine;
-use support::{each_pair, each_store, until};
+use support::{connect_as, each_pair, each_store, namespace, server, until};
 
 const TTL: Duration = Duration::from_secs(20);
 const LONG: Duration = Duration::from_secs(20);
@@ -135,6 +136,11 @@ async fn a_lock_is_handed_over_as_a_ticket_with_its_fence() {
         let ticket = guard.into_ticket().unwrap();
         assert!(!lease.is_valid(), "{store}");
         let sent = serde_json::to_string(&ticket).unwrap();
+        // A reader may store each number as a double.
+        let fields: serde_json::Value = serde_json::from_str(&sent).unwrap();
+        let token = fields["token"].as_str().expect("a number loses digits");
+        assert!(token.len() == 16 && token.chars().all(|digit| digit.is_ascii_hexdigit()), "{token}");
+        assert!(fields["fence"].as_u64().unwrap() < 1 << 53);
         let ticket: LockTicket = serde_json::from_str(&sent).unwrap();
         assert!(!format!("{ticket:?}").contains("token"), "{store}: it is a secret");
         let lock = there.lock("gate").ttl(TTL).keep_alive();
@@ -153,6 +159,90 @@ async fn a_lock_is_handed_over_as_a_ticket_with_its_fence() {
     let larder = support::connect("memory:").await;
     let guard = larder.lock("gate").ttl(TTL).acquire().await.unwrap();
     hand_over("memory", guard, &larder).await;
+}
+
+#[tokio::test]
+async fn a_ticket_whose_adoption_is_answered_too_late_leaves_the_lock_free() {
+    let server = Server::builder().tcp().start();
+    let proxy = Proxy::start(server.addr().unwrap()).await;
+    let space = namespace();
+    let (slow, well) = (connect_as(&proxy.url(), &space).await, connect_as(&server.url(), &space).await);
+    let ttl = Duration::from_secs(3600);
+    let ticket = well.lock("gate").ttl(ttl).acquire().await.unwrap().into_ticket().unwrap();
+    proxy.delay(Direction::Both, Duration::from_millis(100));
+    let late = slow.lock("gate").ttl(Duration::from_millis(50)).adopt(&ticket).await.unwrap_err();
+    assert_eq!(late.kind(), ErrorKind::LockLost, "{late}");
+    until("it is free", async || well.lock("gate").try_acquire().await.unwrap().is_some()).await;
+}
+
+#[tokio::test]
+async fn what_is_renewed_keeps_its_fence_and_its_holder() {
+    const SHORT: &str = "20000";
+    let ttl = Duration::from_secs(3);
+    let (server, space) = (server(), namespace());
+    let larder = connect_as(&server.url(), &space).await;
+    let fence_of = |kind: &str, name: &str| format!("~{kind}.1:{{{space}/{name}}}:fence");
+    let left = |fence: &str| server.query::<i64>(&["PTTL", fence]);
+    // As if the time had passed since the grant.
+    let shorten = |fence: &str| assert_eq!(server.query::<i64>(&["PEXPIRE", fence, SHORT]), 1, "{fence}");
+    let renewed = async |fence: &str| until(fence, async || left(fence) > 60_000).await;
+
+    let lock = larder.lock("lock").ttl(ttl);
+    let guard = lock.clone().keep_alive().acquire().await.unwrap();
+    let fence = fence_of("lock", "lock");
+    shorten(&fence);
+    renewed(&fence).await;
+    let holder = lock.holder().await.unwrap().unwrap();
+    assert!(this_process(&holder.process) && holder.fence == guard.fence(), "{holder:?}");
+    assert!(lock.break_if(guard.fence()).await.unwrap());
+
+    let extended = larder.lock("extended").ttl(ttl).acquire().await.unwrap();
+    let fence = fence_of("lock", "extended");
+    shorten(&fence);
+    extended.extend(10 * ttl).await.unwrap();
+    assert!(left(&fence) > 60_000 + 9 * 3000, "{}", left(&fence));
+    // A renewal for less shortens nothing.
+    extended.extend(ttl).await.unwrap();
+    assert!(left(&fence) > 60_000 + 9 * 3000, "{}", left(&fence));
+
+    let election = larder.election("scheduler").ttl(ttl).value("10.0.0.7");
+    let leadership = election.campaign().await.unwrap();
+    let fence = fence_of("election", "scheduler");
+    shorten(&fence);
+    renewed(&fence).await;
+    let leader = election.leader().await.unwrap().unwrap();
+    assert_eq!((leader.value.as_str(), leader.fence), ("10.0.0.7", leadership.fence()));
+
+    let group = larder.lock_group("order");
+    let held = group.locks(["a", "b"]).ttl(ttl).acquire().await.unwrap();
+    let fence = fence_of("group", "order");
+    shorten(&fence);
+    renewed(&fence).await;
+    // One lock's short time does not shorten the memory of a fence of another one.
+    let long = group.locks(["c"]).ttl(100 * ttl).acquire().await.unwrap();
+    drop(group.locks(["d"]).ttl(ttl).acquire().await.unwrap());
+    assert!(left(&fence) > 60_000 + 99 * 3000, "{}", left(&fence));
+    assert_eq!(group.holder("a").await.unwrap().unwrap().fence, held.fence("a").unwrap());
+    drop((long, held));
+
+    let job = larder.job("nightly").ttl(ttl);
+    let fence = format!("~job.1:{{{space}/nightly}}:lock:fence");
+    let ran = job.run_slot("a", async |lease| {
+        shorten(&fence);
+        renewed(&fence).await;
+        let last = server.query::<String>(&["GET", &fence]);
+        assert!(last.starts_with(&lease.fence().to_string()), "{last}");
+        Ok::<_, String>(())
+    });
+    assert_eq!(ran.await.unwrap(), larder::lock::JobRun::Ran(Ok(())));
+
+    let rw = larder.rw_lock("catalogue").ttl(ttl);
+    let write = rw.write().await.unwrap();
+    let number = format!("~rwlock.1:{{{space}/catalogue}}:number");
+    shorten(&number);
+    renewed(&number).await;
+    let last = server.query::<u64>(&["HGET", &number, "fence"]);
+    assert_eq!(last, write.fence().get());
 }
 
 #[tokio::test]

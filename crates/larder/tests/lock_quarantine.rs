@@ -22,13 +22,21 @@ const LOSSY: Duration = Duration::from_secs(12);
 
 /// One attempt at each kind of lock.
 async fn attempts(larder: &Larder, lease: Duration) -> Vec<(&'static str, Result<()>)> {
-    let lock = larder.lock("a").ttl(lease).quarantine(lease);
-    let several = larder.locks(["b", "c"]).ttl(lease).quarantine(lease);
-    let group = larder.lock_group("g").locks(["a", "b"]).ttl(lease).quarantine(lease);
-    let election = larder.election("e").ttl(lease).quarantine(lease);
-    let semaphore = larder.semaphore("s", 2).ttl(lease).quarantine(lease);
-    let catalogue = larder.rw_lock("r").ttl(lease).quarantine(lease);
-    let job = larder.job("j").ttl(lease).quarantine(lease);
+    attempts_with(larder, lease, lease).await
+}
+
+async fn attempts_with(
+    larder: &Larder,
+    lease: Duration,
+    quarantine: Duration,
+) -> Vec<(&'static str, Result<()>)> {
+    let lock = larder.lock("a").ttl(lease).quarantine(quarantine);
+    let several = larder.locks(["b", "c"]).ttl(lease).quarantine(quarantine);
+    let group = larder.lock_group("g").locks(["a", "b"]).ttl(lease).quarantine(quarantine);
+    let election = larder.election("e").ttl(lease).quarantine(quarantine);
+    let semaphore = larder.semaphore("s", 2).ttl(lease).quarantine(quarantine);
+    let catalogue = larder.rw_lock("r").ttl(lease).quarantine(quarantine);
+    let job = larder.job("j").ttl(lease).quarantine(quarantine);
     vec![
         ("lock", lock.try_acquire().await.map(drop)),
         ("waiting lock", lock.acquire_within(LONG).await.map(drop)),
@@ -81,6 +89,15 @@ async fn a_lease_that_is_longer_than_the_quarantine_is_refused() {
         let guard = lossy::take(&lock.ttl(LEASE)).await;
         assert_eq!(guard.extend(2 * LEASE).await.unwrap_err().kind(), ErrorKind::InvalidSetting);
         guard.extend(LEASE).await.unwrap();
+        // No lease is longer than a day, and the longest quarantine that was asked for counts.
+        let day = Duration::from_secs(24 * 3600);
+        larder.lock("b").quarantine(day).holder().await.unwrap();
+        for quarantine in [day + Duration::from_millis(1), Duration::MAX] {
+            for (kind, granted) in attempts_with(&larder, LEASE, quarantine).await {
+                let error = granted.expect_err(kind);
+                assert_eq!(error.kind(), ErrorKind::InvalidSetting, "{kind}: {error:?}");
+            }
+        }
     }
 }
 

@@ -108,6 +108,21 @@ async fn a_renewal_that_too_few_replicas_acknowledge_ends_the_lock() {
     replica.resume();
 }
 
+#[test]
+fn a_lock_with_replicas_is_kept_while_the_only_thread_of_its_runtime_computes() {
+    let (master, _replica) = pair();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(async {
+        let larder = connect_as(&master.url(), "w").await;
+        let lock = larder.lock("a").ttl(TTL).replicated(1).keep_alive();
+        // The grant leaves an idle connection of this runtime.
+        let guard = lock.acquire().await.unwrap();
+        std::thread::sleep(2 * TTL);
+        assert!(guard.is_valid(), "a kept lock was lost");
+        guard.release().await.unwrap();
+    });
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn on_a_cluster_the_replica_of_the_locks_node_is_asked() {
     let cluster = Cluster::start();

@@ -281,6 +281,24 @@ fn what_is_dropped_on_a_plain_thread_is_freed_at_once() {
 }
 
 #[test]
+fn in_the_embedded_store_what_is_dropped_where_no_runtime_is_left_is_freed() {
+    let runtime = current();
+    let larder = runtime.block_on(connect_as("memory:", &namespace()));
+    let (guard, group, permit) = runtime.block_on(async {
+        let guard = larder.lock("t").ttl(LONG).acquire().await.unwrap();
+        let group = larder.lock_group("g").locks(["a"]).ttl(LONG).acquire().await.unwrap();
+        (guard, group, larder.semaphore("s", 1).ttl(LONG).acquire().await.unwrap())
+    });
+    drop(runtime);
+    drop((guard, group, permit));
+    current().block_on(async {
+        assert!(larder.lock("t").try_acquire().await.unwrap().is_some(), "a lock");
+        assert!(larder.lock_group("g").locks(["a"]).try_acquire().await.unwrap().is_some(), "a group");
+        assert!(larder.semaphore("s", 1).try_acquire().await.unwrap().is_some(), "a permit");
+    });
+}
+
+#[test]
 fn a_guard_in_a_task_that_goes_down_with_its_runtime_is_freed() {
     let watching = multi(1);
     for (store, larder) in each_on(&watching) {

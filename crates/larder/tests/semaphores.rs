@@ -173,6 +173,10 @@ async fn the_stored_number_decides_and_only_a_later_version_changes_it() {
         granted(waiter).await.release().await.unwrap();
         permit.release().await.unwrap();
         assert_eq!(two.set_permits(0, 10).await.unwrap_err().kind(), ErrorKind::InvalidSetting);
+        for (permits, version) in [(1 << 53, 10), (2, 1 << 53)] {
+            let refused = two.set_permits(permits, version).await.unwrap_err();
+            assert_eq!(refused.kind(), ErrorKind::InvalidSetting, "{store}");
+        }
     }
     let server = Server::start();
     let larder = support::connect_as(&server.url(), "s").await;

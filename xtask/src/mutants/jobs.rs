@@ -147,6 +147,20 @@ pub(super) const MUTANTS: &[Mutant] = &[
         &[LOCKS],
     ),
     mutant(
+        "a record expires while its run lasts",
+        &[switched(JOB, "keep.saturating_add(self.max_hold.min(LONGEST_KEEP))", "keep")],
+        &[test("jobs", "a_run_that_is_longer_than_its_record_is_kept_has_it_until_the_end")],
+    ),
+    mutant(
+        "a ticket whose adoption is answered too late leaves the lock held",
+        &[switched(
+            "crates/larder/src/lock/mod.rs",
+            "end_in_background(&self.locks.context, self.name.clone(), token, left, Ending::Release);",
+            "let _ = (left, Ending::Release);",
+        )],
+        &[test("lock_handles", "a_ticket_whose_adoption_is_answered_too_late_leaves_the_lock_free")],
+    ),
+    mutant(
         "a guard that became a ticket frees its lock",
         &[within(
             GUARD,

@@ -11,6 +11,7 @@ const EQUIVALENCE: Test =
 const LOST: Test = test("locks", "the_time_of_a_lock_ends_and_a_lost_guard_never_revives");
 const FENCES: Test = test("locks", "fences_grow_though_the_servers_clock_is_behind_the_last_one");
 const DEADLINE: Test = test("lock_holding", "a_deadline_counts_from_before_each_request_left");
+const FENCE_KEPT: Test = test("lock_handles", "what_is_renewed_keeps_its_fence_and_its_holder");
 const LATE: Test = test("lock_holding", "a_request_that_arrives_after_it_was_given_up_takes_nothing");
 const OUTAGE: Test =
     test("lock_holding", "a_wait_that_ends_in_an_outage_gets_its_error_and_after_it_that_the_lock_is_held");
@@ -33,6 +34,7 @@ const KEEPING: &str = "crates/larder/src/lock/renewer.rs";
 const MEMORY: &str = "crates/larder/src/store/memory/locks.rs";
 const ACQUIRE: &str = "crates/larder/src/store/redis/lua/lock/acquire.lua";
 const ACQUIRE_QUEUED: &str = "crates/larder/src/store/redis/lua/lock/acquire_queued.lua";
+const CONFIRM: &str = "crates/larder/src/store/redis/lua/lock/confirm.lua";
 const EXTEND: &str = "crates/larder/src/store/redis/lua/lock/extend.lua";
 const FENCE: &str = "crates/larder/src/store/redis/lua/lock/fence.lua";
 const LINE: &str = "crates/larder/src/store/redis/lua/lock/queue.lua";
@@ -83,6 +85,33 @@ pub(super) const MUTANTS: &[Mutant] = &[
             " {",
         )],
         &[unit("lock::tests::a_guard_whose_time_is_over_here_is_not_revived_by_a_store_that_still_holds_it")],
+    ),
+    mutant(
+        "a renewal leaves the fence to expire",
+        &[rebuilt(EXTEND, "      redis.call('PEXPIRE', fence, ttl + FENCE_KEPT)\n", "")],
+        &[FENCE_KEPT, EQUIVALENCE],
+    ),
+    mutant(
+        "a confirmation that is repeated has another fence",
+        &[rebuilt(CONFIRM, "  if last and string", "  if not last and string")],
+        &[EQUIVALENCE],
+    ),
+    mutant(
+        "a confirmation in memory that is repeated has another fence",
+        &[switched(
+            MEMORY,
+            "known.held.as_mut().and_then(|held| Some((held.fence?, &mut held.deadline)))",
+            "known.held.as_mut().and_then(|held| Some((held.fence? + 1, &mut held.deadline)))",
+        )],
+        &[EQUIVALENCE],
+    ),
+    mutant(
+        "renewals wait for replicas on the callers' connections",
+        &[switched(KEEPING, "renewer.context.background_coordination()", "renewer.context.coordination()")],
+        &[test(
+            "lock_replicas",
+            "a_lock_with_replicas_is_kept_while_the_only_thread_of_its_runtime_computes",
+        )],
     ),
     mutant(
         "an extension takes what is free",

@@ -131,6 +131,15 @@ pub(super) const MUTANTS: &[Mutant] = &[
         &[EQUIVALENCE, found("a_process_that_is_further_away_than_a_claim_lasts_is_served_all_the_same")],
     ),
     mutant(
+        "a confirmation that is repeated has another fence of a writer",
+        &[rebuilt(
+            "crates/larder/src/store/redis/lua/semaphore/confirm.lua",
+            "fence or fence_if(ARGV[5])",
+            "fence_if(ARGV[5])",
+        )],
+        &[EQUIVALENCE],
+    ),
+    mutant(
         "a claim that ended loses its place",
         &[rebuilt(QUEUE, "redis.call('HSET', seen, token, -now)", "redis.call('HDEL', seen, token)")],
         &[EQUIVALENCE],

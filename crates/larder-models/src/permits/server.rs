@@ -249,11 +249,13 @@ impl Server {
                 return Answer::Waits;
             }
         }
-        match self.held(token) {
-            Some(held) => (held.left, held.claim) = (TTL, None),
-            None => return Answer::Gone,
+        let Some(held) = self.held(token) else { return Answer::Gone };
+        let repeated = held.claim.is_none();
+        (held.left, held.claim) = (TTL, None);
+        // A repeated request keeps the fence, which the holder may know.
+        if !repeated {
+            self.next_fence(fenced, mistake);
         }
-        self.next_fence(fenced, mistake);
         Answer::Granted
     }
 

@@ -34,6 +34,9 @@ const LONGEST_PERIOD: Duration = Duration::from_secs(366 * 24 * 3600);
 const DEFAULT_MAX_HOLD: Duration = Duration::from_secs(24 * 3600);
 const DEFAULT_TOLERANCE: Duration = Duration::from_secs(5);
 const DEFAULT_KEEP: Duration = Duration::from_secs(30 * 24 * 3600);
+const SHORTEST_KEEP: Duration = Duration::from_secs(1);
+/// A server cannot keep a key for any time that a `Duration` can express.
+const LONGEST_KEEP: Duration = Duration::from_secs(3660 * 24 * 3600);
 const LONGEST_SLOT: usize = 200;
 /// The pause between two attempts to record an end.
 const PAUSE: Duration = Duration::from_millis(100);
@@ -110,7 +113,7 @@ impl Job {
         self
     }
 
-    /// Sets how much later each period starts: 3 h with a period of a day is 03:00 UTC. Default: 0.
+    /// Sets how much later each period starts: 3 h with a period of a day is 03:00 UTC. Below 366 days. Default: 0.
     pub fn offset(mut self, offset: Duration) -> Self {
         self.offset = offset;
         self
@@ -123,8 +126,8 @@ impl Job {
         self
     }
 
-    /// Makes up for up to this many missed periods, the oldest first, one for each call. Default: 0, missed periods
-    /// are skipped.
+    /// Makes up for up to this many missed periods, the oldest first, one for each call. They and two more periods may
+    /// last 3660 days together. Default: 0, missed periods are skipped.
     pub fn catch_up(mut self, periods: u32) -> Self {
         self.catch_up = periods;
         self
@@ -137,7 +140,7 @@ impl Job {
     }
 
     /// Sets the delay before the next attempt: after the end of a failed run, or after the start of one that died.
-    /// Default: 1 s.
+    /// At most 366 days. Default: 1 s.
     pub fn backoff(mut self, backoff: Duration) -> Self {
         self.backoff = backoff;
         self
@@ -163,8 +166,9 @@ impl Job {
         self
     }
 
-    /// Sets how long the record of a slot is kept, and the record of a schedule after its last run (at least two
-    /// periods). Default: 30 days.
+    /// Sets how long the record of a slot is kept after its run, and the record of a schedule after its last run (at
+    /// least two periods): 1 s to 3660 days. The record of a run that died is kept for `max_hold` longer. Default: 30
+    /// days.
     pub fn keep(mut self, keep: Duration) -> Self {
         self.keep = keep;
         self
@@ -210,13 +214,23 @@ impl Job {
             )));
         }
         let tolerance = self.tolerance.unwrap_or(DEFAULT_TOLERANCE.min(every / 20));
-        if tolerance >= every || self.offset >= LONGEST_PERIOD {
+        if tolerance >= every {
             return Err(Error::invalid(format!(
                 "a tolerance of {tolerance:?} is not below the period of {every:?}"
             )));
         }
+        if self.offset >= LONGEST_PERIOD {
+            return Err(Error::invalid(format!("an offset of {:?} is not below 366 days", self.offset)));
+        }
+        let missed = every.saturating_mul(self.catch_up.saturating_add(2));
+        if missed > LONGEST_KEEP {
+            return Err(Error::invalid(format!(
+                "catch_up ({}) and two more periods of {every:?} are longer than 3660 days",
+                self.catch_up
+            )));
+        }
         let schedule = JobSchedule { every, offset: self.offset, tolerance, catch_up: self.catch_up };
-        let keep = self.keep.max(every.saturating_mul(2 + self.catch_up));
+        let keep = self.keep.max(missed);
         self.run_one(RunName { job: self.name.clone(), slot: None }, Some(schedule), keep, body).await
     }
 
@@ -314,7 +328,8 @@ impl Job {
             attempts: if self.at_most_once { 1 } else { self.attempts },
             backoff: self.backoff,
             at_most_once: self.at_most_once,
-            keep,
+            // The record must not expire while the run lasts; its end sets that time again.
+            keep: keep.saturating_add(self.max_hold.min(LONGEST_KEEP)),
             quarantine: self.failover.quarantine,
         };
         let sent = locks.context.clock.now();
@@ -383,11 +398,14 @@ impl Job {
         if self.attempts == 0 {
             return Err(Error::invalid("a job has at least one attempt"));
         }
-        if self.keep < Duration::from_secs(1) {
+        if !(SHORTEST_KEEP..=LONGEST_KEEP).contains(&self.keep) {
             return Err(Error::invalid(format!(
-                "a job's record is kept for at least 1 s, not {:?}",
+                "a job's record is kept for 1 s to 3660 days, not for {:?}",
                 self.keep
             )));
+        }
+        if self.backoff > LONGEST_PERIOD {
+            return Err(Error::invalid(format!("a backoff of {:?} is longer than 366 days", self.backoff)));
         }
         self.locks.context.limits.check_key(&lock_of_job(&self.name))?;
         self.locks.context.check_coordination()

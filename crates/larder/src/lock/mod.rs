@@ -62,6 +62,7 @@ pub use job::Job;
 pub use job_run::{JobOutcome, JobRun, JobStatus};
 use lease::Lease;
 pub use permit::SemaphorePermit;
+use release::{Ending, end_in_background};
 pub use rw_lock::{RwLock, RwLockReadGuard, RwLockWriteGuard};
 pub use semaphore::Semaphore;
 pub use several::{LocksGuard, SeveralLocks};
@@ -166,7 +167,7 @@ impl Lock {
 
     /// Refuses grants after a failover until every lease of the old master has expired, because the promoted server
     /// may not know of locks that are held. `max_lease` is the longest time to live that any program uses for this
-    /// lock; a longer one is refused.
+    /// lock: 24 hours at most, and a longer lease is refused.
     ///
     /// Each grant compares the server's replication id with a marker beside the lock. The marker is kept for 30
     /// days after the last grant. If the id differs, or there is no marker (a failover, a restart, a server that
@@ -343,7 +344,8 @@ impl Lock {
     /// After an error of the request the ticket stays usable until the lock expires.
     ///
     #[doc = include_str!("../doc/request_errors.md")]
-    /// - [`LockLost`](ErrorKind::LockLost): the lock has expired. Acquire it again.
+    /// - [`LockLost`](ErrorKind::LockLost): the lock has expired, or the reply took longer than the time to live; then
+    ///   the lock is released. Acquire it again.
     /// - [`InvalidSetting`](ErrorKind::InvalidSetting): the ticket is for another lock.
     ///
     /// # Cancel safety
@@ -366,6 +368,12 @@ impl Lock {
             holding.failover = self.failover;
             match answer.first() {
                 Some(Some(true)) if holding.is_valid() => self.guard(holding).await,
+                Some(Some(true)) => {
+                    // The reply is too late to be sure, and the server holds the lock for a guard that is not made.
+                    let left = holding.may_last();
+                    end_in_background(&self.locks.context, self.name.clone(), token, left, Ending::Release);
+                    Err(lease::lost(&self.name))
+                }
                 _ => Err(lease::lost(&self.name)),
             }
         })

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::FutureExt;
 use tokio::runtime::Handle;
 
 use crate::background::{HEDGE, Retry, begun, retry};
@@ -47,6 +48,8 @@ impl Ending {
 /// that drops a guard and then calls `try_acquire` finds the lock free. Later requests alternate between the background
 /// connection and the callers' connection, because either may be down alone. Outside a runtime the background
 /// connection is first. Sending this twice is safe: a token is used for one attempt only.
+///
+/// A `memory:` store answers at once, also where no runtime is left.
 pub(super) fn end_in_background(
     context: &Arc<Context>,
     name: Arc<str>,
@@ -54,6 +57,11 @@ pub(super) fn end_in_background(
     ttl: Duration,
     how: Ending,
 ) {
+    if let store @ AnyStore::Memory(_) = context.coordination_even_closed() {
+        // Done here and not in a task: there may be no runtime left that could run it.
+        let _ = how.send(store, &name, token).now_or_never();
+        return;
+    }
     let (home, in_order) = (context.clone(), Handle::try_current().is_ok());
     context.background.spawn_begun(async move {
         let context = &*home;

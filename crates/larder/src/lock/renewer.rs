@@ -218,7 +218,9 @@ async fn in_replicas(
     let replicas = asked.clone().map(|holding| holding.failover.replicas).max().unwrap_or_default();
     let tickets: Vec<_> =
         asked.map(|holding| LockToken { lock: holding.name.to_string(), token: holding.token }).collect();
-    let answer = match renewer.context.coordination() {
+    // On the background's connections, which are driven on its thread: the callers' connections make no progress while
+    // their runtimes compute.
+    let answer = match renewer.context.background_coordination() {
         Ok(store) => store.acknowledged(&tickets, replicas, max_wait).await,
         Err(error) => Err(error),
     };

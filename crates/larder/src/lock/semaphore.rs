@@ -291,8 +291,8 @@ impl Semaphore {
         Call::new(self.locks.timeout(), &self.locks.meter.set_permits, async move {
             self.check()?;
             check_number(permits)?;
-            if version > MOST_PERMITS {
-                return Err(Error::invalid(format!("a version is at most 2^53, not {version}")));
+            if version >= MOST_PERMITS {
+                return Err(Error::invalid(format!("a version is below 2^53, not {version}")));
             }
             self.locks.store()?.set_permits(&self.name, permits, version).await
         })

@@ -14,8 +14,25 @@ use super::Fence;
 #[must_use = "a ticket that is not adopted leaves the lock held until it expires"]
 pub struct LockTicket {
     pub(super) lock: String,
+    #[serde(with = "hexadecimal")]
     pub(super) token: u64,
     pub(super) fence: Fence,
+}
+
+/// A token as 16 hexadecimal digits: as a number it would lose its last digits in a JSON reader that stores numbers
+/// as doubles.
+mod hexadecimal {
+    use serde::de::{Deserialize, Deserializer, Error};
+    use serde::ser::Serializer;
+
+    pub(super) fn serialize<S: Serializer>(token: &u64, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(&format_args!("{token:016x}"))
+    }
+
+    pub(super) fn deserialize<'a, D: Deserializer<'a>>(deserializer: D) -> Result<u64, D::Error> {
+        let digits = <std::borrow::Cow<'a, str>>::deserialize(deserializer)?;
+        u64::from_str_radix(&digits, 16).map_err(|_| Error::custom("a token is 16 hexadecimal digits"))
+    }
 }
 
 impl LockTicket {

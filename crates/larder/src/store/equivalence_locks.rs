@@ -6,7 +6,8 @@
 //! A history also has a semaphore, whose number changes and whose callers want one to three permits; and a
 //! group of three locks, of which callers want some.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -70,6 +71,8 @@ enum Step {
     GiveGroup(u8, bool),
     GroupHolder(u8),
     EndGroup,
+    /// The server loses the key of what is held, and no other key of the group.
+    LoseGroup,
     /// Whether these are held, as asked with replicas.
     Acknowledged(Vec<(u8, u8)>),
 }
@@ -77,6 +80,8 @@ enum Step {
 #[derive(Debug, PartialEq)]
 enum Answer {
     Granted,
+    /// Granted before, with this fence.
+    SameFence,
     FenceFell,
     Taken(Taken),
     Number(u64),
@@ -124,6 +129,7 @@ fn steps() -> impl Strategy<Value = Step> {
         4 => (0..4u8, any::<bool>()).prop_map(|(t, u)| Step::GiveGroup(t, u)),
         2 => (0..3u8).prop_map(Step::GroupHolder),
         2 => Just(Step::EndGroup),
+        1 => Just(Step::LoseGroup),
         1 => many(LOCKS + 2).prop_map(Step::Acknowledged),
     ]
 }
@@ -134,7 +140,10 @@ struct MadeTokens {
     used: Cell<[u64; 16]>,
     weights: Cell<[u64; 4]>,
     permit_fence: Cell<u64>,
+    /// The last fence of each lock.
     fences: Cell<[u64; 4]>,
+    /// The last fence of each attempt, by its token.
+    granted: RefCell<HashMap<u64, u64>>,
 }
 
 impl MadeTokens {
@@ -184,9 +193,12 @@ impl MadeTokens {
         LockToken { lock: self.lock(lock), token: self.current(lock, token) }
     }
 
-    fn attempted(&self, lock: u8, attempted: Attempted) -> Answer {
+    fn attempted(&self, lock: u8, token: u64, attempted: Attempted) -> Answer {
         match attempted {
             // Fences depend on each store's clock, and whether wake-ups are reported on its connections.
+            Attempted::Granted { fence } if self.granted.borrow_mut().insert(token, fence) == Some(fence) => {
+                Answer::SameFence
+            }
             Attempted::Granted { fence } => {
                 let mut fences = self.fences.get();
                 let last = std::mem::replace(&mut fences[usize::from(lock)], fence);
@@ -241,11 +253,11 @@ async fn take(
     Ok(match step {
         Step::Acquire(lock, token, stand) => {
             let (name, token) = (tokens.lock(*lock), tokens.next(*lock, *token));
-            tokens.attempted(*lock, store.acquire(&name, token, HOUR, queue(stand)).await?)
+            tokens.attempted(*lock, token, store.acquire(&name, token, HOUR, queue(stand)).await?)
         }
         Step::Confirm(lock, token) => {
             let (name, token) = (tokens.lock(*lock), tokens.current(*lock, *token));
-            tokens.attempted(*lock, store.confirm(&name, token, 3 * HOUR).await?)
+            tokens.attempted(*lock, token, store.confirm(&name, token, 3 * HOUR).await?)
         }
         Step::Listen(lock, token) => {
             Answer::Flag(store.listen(&tokens.lock(*lock), tokens.current(*lock, *token)).await?)
@@ -283,18 +295,18 @@ async fn take(
             let (name, token) = (tokens.lock(*lock), tokens.next(*lock, *token));
             let moment = Duration::from_millis(1);
             let attempted = store.acquire(&name, token, moment, WhenHeld::Return).await?;
-            let answer = tokens.attempted(*lock, attempted);
+            let answer = tokens.attempted(*lock, token, attempted);
             if answer == Answer::Granted {
                 tokio::time::sleep(3 * moment).await;
             }
             answer
         }
         // The comparison itself tells the stores.
-        Step::End(_) | Step::EndPermits | Step::EndGroup => Answer::Flag(true),
+        Step::End(_) | Step::EndPermits | Step::EndGroup | Step::LoseGroup => Answer::Flag(true),
         Step::Late(lock, token, stand) => {
             let (name, token) = (tokens.lock(*lock), tokens.next(*lock, *token));
             store.give_up(&name, token, HOUR).await?;
-            tokens.attempted(*lock, store.acquire(&name, token, HOUR, queue(stand)).await?)
+            tokens.attempted(*lock, token, store.acquire(&name, token, HOUR, queue(stand)).await?)
         }
         Step::TakePermit(token, weight, wait) => {
             let token = tokens.next_permit(*token, *weight);
@@ -331,19 +343,19 @@ async fn take(
             let token = tokens.next(GROUP, *token);
             let request = LockRequest::of(HOUR);
             let taken = store.take_group(&group, token, &names(*wanted), request, queue(wait)).await?;
-            tokens.attempted(GROUP, taken)
+            tokens.attempted(GROUP, token, taken)
         }
         Step::LateGroup(token, wanted, wait) => {
             let token = tokens.next(GROUP, *token);
             store.give_group(&group, token, Some(HOUR)).await?;
             let request = LockRequest::of(HOUR);
             let taken = store.take_group(&group, token, &names(*wanted), request, queue(wait)).await?;
-            tokens.attempted(GROUP, taken)
+            tokens.attempted(GROUP, token, taken)
         }
         Step::ConfirmGroup(token) => {
             let token = tokens.current(GROUP, *token);
             let confirmed = store.confirm_group(&group, token, LockRequest::of(3 * HOUR)).await?;
-            tokens.attempted(GROUP, confirmed)
+            tokens.attempted(GROUP, token, confirmed)
         }
         Step::RenewGroups(held) => {
             let held: Vec<_> = held.iter().map(|token| (tokens.ticket((GROUP, *token)), 2 * HOUR)).collect();
@@ -414,6 +426,7 @@ fn both_stores_answer_the_same_to_every_history_of_locks() {
                 weights: Cell::new([1; 4]),
                 permit_fence: Cell::default(),
                 fences: Cell::default(),
+                granted: RefCell::default(),
             };
             let (of_memory, of_server) = (tokens(), tokens());
             runtime.block_on(async {
@@ -434,6 +447,12 @@ fn both_stores_answer_the_same_to_every_history_of_locks() {
                         memory.end_group(&name);
                         server.end_group(&name).await;
                     }
+                    if let Step::LoseGroup = step {
+                        let name = of_memory.group();
+                        memory.lose_group(&name);
+                        // The key of the held tokens has the group's name.
+                        server.end(&name).await;
+                    }
                     // The same step in both stores must give the same answer, and leave the same holds.
                     let expected = take(&memory, &of_memory, step).await.unwrap();
                     let found = take(&server, &of_server, step).await.unwrap();
@@ -442,6 +461,20 @@ fn both_stores_answer_the_same_to_every_history_of_locks() {
                     let name = tokens().lock(u8::try_from(at % usize::from(LOCKS)).unwrap());
                     let left = server.time_left(&name).await.map(hours);
                     prop_assert_eq!(memory.time_left(&name).map(hours), left, "of {} after {:?}", name, step);
+                    // A fence is remembered for longer than its lock is held.
+                    let remembered = server.fence_left(&name).await;
+                    if let Some(held) = server.holder(&name).await.unwrap() {
+                        let bar = held.remaining + Duration::from_secs(50);
+                        prop_assert!(remembered > bar, "the fence of {} for {:?}", name, remembered);
+                    }
+                    let group = of_server.group();
+                    for held in ["a", "b", "c"] {
+                        let Some(held) = server.group_holder(&group, held).await.unwrap() else { continue };
+                        let (bar, remembered) =
+                            (held.remaining + Duration::from_secs(50), server.fence_left(&group).await);
+                        prop_assert!(remembered > bar, "the group's fence for {:?}", remembered);
+                        prop_assert!(server.time_left(&group).await.unwrap() > bar);
+                    }
                     let in_use = server.permits_in_use(&of_server.semaphore()).await.unwrap();
                     let expected = memory.permits_in_use(&of_memory.semaphore()).await.unwrap();
                     prop_assert_eq!(expected, in_use, "in use, after {:?}", step);

@@ -377,15 +377,19 @@ impl LockStore for MemoryStore {
         }
         let answer = if holder == Some(token) {
             handed = None;
-            // A repeated or late request: the holder may have extended the lock since, and that is not
-            // shortened.
-            let confirmed = !known.waiters.contains_key(&token);
-            let held = known.held.as_ref().filter(|_| confirmed);
-            let deadline = held.map_or(now.after(ttl), |held| held.deadline.max(now.after(ttl)));
-            known.leave_queue(token);
-            let fence = state.next_fence(self.now_micros());
-            state.hold(lock, LockHolder { token, deadline, fence: Some(fence), by: stored(by) });
-            Attempted::Granted { fence }
+            // A repeated or late request does not shorten the time of the lock, which the holder may have
+            // extended since, and does not change the fence, which the holder may know already.
+            let confirmed = known.held.as_mut().and_then(|held| Some((held.fence?, &mut held.deadline)));
+            if let Some((fence, deadline)) = confirmed {
+                *deadline = now.after(ttl).max(*deadline);
+                Attempted::Granted { fence }
+            } else {
+                known.leave_queue(token);
+                let fence = state.next_fence(self.now_micros());
+                let deadline = now.after(ttl);
+                state.hold(lock, LockHolder { token, deadline, fence: Some(fence), by: stored(by) });
+                Attempted::Granted { fence }
+            }
         } else {
             Attempted::Waiting { notified: true }
         };

@@ -61,10 +61,10 @@ struct MemorySemaphore {
 }
 
 impl MemorySemaphore {
-    /// Adds a fence to a grant, if one was asked for.
+    /// Adds a fence to a grant, if one was asked for and it has none.
     fn fenced(&mut self, taken: Taken, request: PermitRequest, now_micros: u64) -> Taken {
         match taken {
-            Taken::Granted { permits, .. } if request.fenced => {
+            Taken::Granted { permits, fence: 0 } if request.fenced => {
                 self.last_fence = now_micros.max(self.last_fence.saturating_add(1));
                 Taken::Granted { permits, fence: self.last_fence }
             }
@@ -195,7 +195,7 @@ impl MemorySemaphore {
         &mut self,
         now: Tick,
         token: u64,
-        ttl: Duration,
+        PermitRequest { ttl, fenced, .. }: PermitRequest,
         timing: QueueTiming,
         woken: &mut Vec<u64>,
     ) -> Taken {
@@ -204,10 +204,12 @@ impl MemorySemaphore {
         // Not a waiter: the request repeats a confirmation, or arrives after the attempt has ended.
         let Some(waiter) = self.waiters.get_mut(&token) else {
             return match (self.held.get(&token).copied(), permits) {
-                // A repeated request: the holder may have renewed since, and its time is not shortened.
+                // A repeated request: the holder may have renewed since, and its time is not shortened; it may
+                // know its fence, and that is not changed.
                 (Some(end), _) => {
                     self.hold(token, end.max(now.after(ttl)));
-                    Taken::Granted { permits: permits.unwrap_or_default(), fence: 0 }
+                    let fence = if fenced { self.last_fence } else { 0 };
+                    Taken::Granted { permits: permits.unwrap_or_default(), fence }
                 }
                 (None, Some(permits)) if weight(token) > permits => Taken::TooHeavy { permits },
                 (None, _) => Taken::Gone,
@@ -325,8 +327,14 @@ struct Shard {
 }
 
 impl Shard {
-    fn of(&mut self, name: &str) -> &mut MemorySemaphore {
+    /// Returns the semaphore, made if there is none. Only for what stores a number: an entry without one would be
+    /// kept for nothing.
+    fn made(&mut self, name: &str) -> &mut MemorySemaphore {
         self.semaphores.entry(name.to_owned()).or_default()
+    }
+
+    fn known(&mut self, name: &str) -> Option<&mut MemorySemaphore> {
+        self.semaphores.get_mut(name)
     }
 
     fn sweep(&mut self, now: Tick) {
@@ -343,14 +351,6 @@ impl Shard {
 pub(super) struct Semaphores(Shards<Shard>);
 
 impl MemoryStore {
-    fn on_semaphore<T>(
-        &self,
-        name: &str,
-        work: impl FnOnce(&mut MemorySemaphore, Tick, QueueTiming, &mut Vec<u64>) -> T,
-    ) -> T {
-        self.on_shard(name, |shard, now, timing, woken| work(shard.of(name), now, timing, woken))
-    }
-
     /// Works on the table of a semaphore, and then wakes the waiters to which the work granted something.
     fn on_shard<T>(
         &self,
@@ -359,6 +359,7 @@ impl MemoryStore {
     ) -> T {
         let (now, timing, mut woken) = (self.clock.now(), self.timing, Vec::new());
         let mut shard = self.semaphores.0.of(name);
+        shard.sweep(now);
         let answer = work(&mut shard, now, timing, &mut woken);
         shard.wake.extend(woken.iter().map(|token| (*token, now.after(timing.claim))));
         drop(shard);
@@ -382,8 +383,9 @@ impl MemoryStore {
 
     /// Records a heartbeat. All tickets belong to one semaphore.
     pub(super) fn heartbeat_semaphore(&self, semaphore: &str, tickets: &[LockToken]) -> Vec<QueueStatus> {
-        self.on_semaphore(semaphore, |semaphore, now, timing, woken| {
-            semaphore.heartbeat(now, tickets, timing, woken)
+        self.on_shard(semaphore, |shard, now, timing, woken| match shard.known(semaphore) {
+            Some(semaphore) => semaphore.heartbeat(now, tickets, timing, woken),
+            None => vec![QueueStatus::Gone; tickets.len()],
         })
     }
 
@@ -391,11 +393,18 @@ impl MemoryStore {
     #[cfg(test)]
     pub(in crate::store) fn end_permits(&self, name: &str) {
         let started = self.started;
-        self.on_semaphore(name, |semaphore, _, _, _| {
+        self.on_shard(name, |shard, _, _, _| {
+            let Some(semaphore) = shard.known(name) else { return };
             for token in semaphore.held.keys().copied().collect::<Vec<_>>() {
                 semaphore.hold(token, started);
             }
         });
+    }
+
+    /// How many semaphores and wake-up keys are kept.
+    #[cfg(test)]
+    fn semaphores_kept(&self) -> usize {
+        self.semaphores.0.all().map(|shard| shard.semaphores.len() + shard.wake.len()).sum()
     }
 }
 
@@ -450,12 +459,11 @@ impl PermitStore for MemoryStore {
     async fn take_permit(&self, semaphore: &str, token: u64, request: PermitRequest) -> Result<Taken> {
         let micros = self.now_micros();
         Ok(self.on_shard(semaphore, |shard, now, timing, woken| {
-            shard.sweep(now);
             if shard.wake.get(&token).is_some_and(|until| *until > now) {
                 shard.wake.insert(token, now.after(QueueTiming::REMEMBERED));
                 return Taken::Gone;
             }
-            let semaphore = shard.of(semaphore);
+            let semaphore = shard.made(semaphore);
             let taken = semaphore.take(now, token, request, timing, woken);
             semaphore.fenced(taken, request, micros)
         }))
@@ -464,8 +472,8 @@ impl PermitStore for MemoryStore {
     async fn confirm_permit(&self, semaphore: &str, token: u64, request: PermitRequest) -> Result<Taken> {
         let micros = self.now_micros();
         Ok(self.on_shard(semaphore, |shard, now, timing, woken| {
-            let semaphore = shard.of(semaphore);
-            let taken = semaphore.confirm(now, token, request.ttl, timing, woken);
+            let Some(semaphore) = shard.known(semaphore) else { return Taken::Gone };
+            let taken = semaphore.confirm(now, token, request, timing, woken);
             let taken = semaphore.fenced(taken, request, micros);
             if matches!(taken, Taken::Granted { .. }) {
                 shard.wake.remove(&token);
@@ -497,7 +505,7 @@ impl PermitStore for MemoryStore {
             if let Some(remembered) = remembered {
                 shard.wake.insert(token, now.after(remembered));
             }
-            let semaphore = shard.of(semaphore);
+            let Some(semaphore) = shard.known(semaphore) else { return false };
             let end = semaphore.drop_held(token);
             semaphore.forget(token);
             if !semaphore.queue.is_empty() {
@@ -514,7 +522,7 @@ impl PermitStore for MemoryStore {
                 shard.wake.insert(other, now.after(QueueTiming::REMEMBERED));
                 return false;
             }
-            let semaphore = shard.of(semaphore);
+            let Some(semaphore) = shard.known(semaphore) else { return false };
             let claimed = semaphore.waiters.contains_key(&token);
             let end = semaphore.held.get(&token).copied().filter(|end| *end > now && !claimed);
             let Some(end) = end else {
@@ -529,16 +537,57 @@ impl PermitStore for MemoryStore {
     }
 
     async fn set_permits(&self, semaphore: &str, permits: u64, version: u64) -> Result<bool> {
-        Ok(self.on_semaphore(semaphore, |semaphore, now, timing, woken| {
-            semaphore.set_permits(now, permits, version, timing, woken)
+        Ok(self.on_shard(semaphore, |shard, now, timing, woken| {
+            shard.made(semaphore).set_permits(now, permits, version, timing, woken)
         }))
     }
 
     async fn permits_in_use(&self, semaphore: &str) -> Result<u64> {
-        Ok(self.on_semaphore(semaphore, |semaphore, now, _, _| {
+        Ok(self.on_shard(semaphore, |shard, now, _, _| {
+            let Some(semaphore) = shard.known(semaphore) else { return 0 };
             let ended = semaphore.ends.iter().take_while(|(end, _)| *end <= now);
             let ended = ended.fold(0u64, |sum, (_, token)| sum.saturating_add(weight(*token)));
             semaphore.used.saturating_sub(ended)
         }))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicU64, Ordering};
+
+    use super::super::Bounds;
+    use super::*;
+    use crate::clock::Clock;
+    use crate::near::Invalidations;
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    #[tokio::test]
+    async fn semaphores_that_are_only_asked_about_or_are_no_longer_used_leave_nothing() {
+        let micros = Arc::new(AtomicU64::new(0));
+        let clock = Clock::Manual(micros.clone());
+        let store = MemoryStore::new(Bounds::default(), clock, Arc::new(Invalidations::default()));
+        let wait = WhenTaken::No;
+        let request = PermitRequest { permits: 1, ttl: SECOND, wait, fenced: false, quarantine: None };
+        for number in 0..20_000u64 {
+            let name = format!("{}{{s{number}}}", crate::keyspace::SEMAPHORE);
+            let token = crate::store::permit::token_of(number << 16, 1);
+            assert_eq!(store.permits_in_use(&name).await.unwrap(), 0);
+            assert_eq!(store.confirm_permit(&name, token, request).await.unwrap(), Taken::Gone);
+            assert!(!store.exchange_permits(&name, token, token + 1, SECOND).await.unwrap());
+            let waiting = [LockToken { lock: name.clone(), token }];
+            assert_eq!(store.heartbeat_semaphore(&name, &waiting), [QueueStatus::Gone]);
+            assert!(!store.give_permit(&name, token, None).await.unwrap());
+        }
+        assert_eq!(store.semaphores_kept(), 0);
+        // A number is kept for 30 days, and is then removed, whatever makes the table grow.
+        for number in 0..20_000u64 {
+            let name = format!("{}{{s{number}}}", crate::keyspace::SEMAPHORE);
+            assert!(store.set_permits(&name, 2, 1).await.unwrap());
+            micros.fetch_add(u64::try_from(NUMBER_KEPT.as_micros()).unwrap() / 1000, Ordering::AcqRel);
+        }
+        assert!(store.semaphores_kept() <= 32 * 256, "{} are kept", store.semaphores_kept());
     }
 }

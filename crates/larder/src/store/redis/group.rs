@@ -77,8 +77,8 @@ impl GroupStore for RedisStore {
         max_wait: Duration,
     ) -> Result<Vec<Option<bool>>> {
         let keys_of = |group: &str| {
-            let [held, state, _] = group_names(group);
-            vec![held, state]
+            let [held, state, line] = group_names(group);
+            vec![held, state, line, fence_name(group)]
         };
         self.renew_by(&script::RENEW_GROUPS, keys_of, held, max_wait).await
     }
@@ -96,7 +96,8 @@ impl GroupStore for RedisStore {
 
     async fn group_holder(&self, group: &str, name: &str) -> Result<Option<HeldBy>> {
         let [held, state, line] = group_names(group);
-        let (keys, arguments) = ([&*held, &state, &line], [name.as_bytes()]);
+        let live = digits(self.timing.live);
+        let (keys, arguments) = ([&*held, &state, &line], [name.as_bytes(), live.as_bytes()]);
         let script = &script::GROUP_HOLDER;
         held_by(&array(self.network.run_script(group, script, &keys, &arguments, Replay::Safe).await?)?)
     }

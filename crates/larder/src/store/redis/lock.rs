@@ -166,6 +166,11 @@ impl RedisStore {
         if left == Reply::Int(-2) { None } else { Some(Duration::from_millis(number(&left).unwrap())) }
     }
 
+    /// Returns how long the last fence is still remembered.
+    pub(in crate::store) async fn fence_left(&self, lock: &str) -> Duration {
+        self.time_left(&fence_name(lock)).await.unwrap_or_default()
+    }
+
     /// Ends the current hold.
     pub(in crate::store) async fn end(&self, lock: &str) {
         let end = Request::new("DEL").arg(lock);
@@ -325,7 +330,7 @@ impl LockStore for RedisStore {
     }
 
     async fn extend(&self, held: &[(LockToken, Duration)], max_wait: Duration) -> Result<Vec<Option<bool>>> {
-        self.renew_by(&script::EXTEND, |lock| vec![Name::from(lock)], held, max_wait).await
+        self.renew_by(&script::EXTEND, |lock| vec![Name::from(lock), fence_name(lock)], held, max_wait).await
     }
 
     async fn acknowledged(
@@ -385,6 +390,8 @@ mod tests {
             let said = format!("redis.call('PEXPIRE', {key}, '{}')", millis(span));
             assert!(script::ACQUIRE.source().contains(&said), "{said}");
         }
+        let said = format!("local FENCE_KEPT = {}\n", millis(FENCE_KEPT));
+        assert!(script::EXTEND.source().contains(&said), "{said}");
     }
 
     #[test]

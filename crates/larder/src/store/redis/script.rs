@@ -94,7 +94,7 @@ script!(
 );
 script!(GIVE_GROUP, "group/queue.lua", "group/give.lua");
 script!(STAND_BY_GROUPS, "group/queue.lua", "group/heartbeat.lua");
-script!(RENEW_GROUPS, "group/renew.lua");
+script!(RENEW_GROUPS, "group/queue.lua", "group/renew.lua");
 script!(GROUP_HOLDER, "group/queue.lua", "group/holder.lua");
 script!(BEGIN_JOB, "lock/fence.lua", "job/begin.lua");
 script!(BEGIN_JOB_QUARANTINED, "lock/quarantine.lua", "lock/fence.lua", "job/begin.lua");

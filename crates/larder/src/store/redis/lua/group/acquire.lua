@@ -19,7 +19,7 @@ if redis.call('EXISTS', queue) == 1 then
   wanted, free = grant(now, ARGV[5], live)
 end
 for name in string.gmatch(ARGV[8], '[^\n]+') do
-  free = free and not wanted[name] and not redis.call('HGET', state, 'n' .. name)
+  free = free and not wanted[name] and not taken(name)
 end
 if free then
   local fence = next_fence(KEYS[4], ARGV[3], time, '')
@@ -28,7 +28,7 @@ if free then
   for name in string.gmatch(ARGV[8], '[^\n]+') do
     redis.call('HSET', state, 'n' .. name, ARGV[1])
   end
-  keep(tonumber(ARGV[2]) + FENCE_KEPT)
+  redis.call('PEXPIRE', KEYS[4], keep(tonumber(ARGV[2]) + FENCE_KEPT))
   return fence
 end
 if ARGV[4] ~= '1' then

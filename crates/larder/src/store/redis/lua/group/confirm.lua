@@ -24,11 +24,20 @@ if not ends then
     return 1
   end
 end
--- A repeated or late request: the holder may have renewed the locks since, and their time is not shortened.
-ends = math.max(leave_queue(ARGV[1]) and 0 or ends, now + tonumber(ARGV[2]))
-local fence = next_fence(KEYS[4], ARGV[3], time, '')
+-- A repeated or late request: the holder may have renewed the locks since, and their time is not shortened; it may
+-- know the fence already, and that is not changed.
+local fence
+if leave_queue(ARGV[1]) then
+  ends = 0
+else
+  fence = tonumber(string.match(redis.call('HGET', state, 'f' .. ARGV[1]) or '', '^%d+'))
+end
+ends = math.max(ends, now + tonumber(ARGV[2]))
 redis.call('ZADD', group, ends, ARGV[1])
-redis.call('HSET', state, 'f' .. ARGV[1], string.format('%.0f', fence) .. ARGV[6])
+if not fence then
+  fence = next_fence(KEYS[4], ARGV[3], time, '')
+  redis.call('HSET', state, 'f' .. ARGV[1], string.format('%.0f', fence) .. ARGV[6])
+end
 redis.call('UNLINK', KEYS[5])
-keep(ends - now + FENCE_KEPT)
+redis.call('PEXPIRE', KEYS[4], keep(ends - now + FENCE_KEPT))
 return fence

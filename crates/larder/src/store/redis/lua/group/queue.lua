@@ -27,17 +27,28 @@ local function names_of(token)
   return string.gmatch(redis.call('HGET', state, 's' .. token) or '', '[^\n]+')
 end
 
+-- Keeps the keys of the group for at least `span` more, and all for the same time: a key that expired alone would
+-- leave fields of tokens that hold nothing. Returns that time.
 local function keep(span)
-  for _, key in ipairs({ group, state, queue }) do
-    if redis.call('PTTL', key) < span then
-      redis.call('PEXPIRE', key, span)
-    end
+  local keys = { group, state, queue }
+  for _, key in ipairs(keys) do
+    span = math.max(span, redis.call('PTTL', key))
   end
+  for _, key in ipairs(keys) do
+    redis.call('PEXPIRE', key, span)
+  end
+  return span
 end
 
 local function keep_queue(live)
-  redis.call('PEXPIRE', queue, 2 * KEPT * live)
-  keep(2 * KEPT * live)
+  return keep(2 * KEPT * live)
+end
+
+-- Returns whether a token has the lock of this name. A field of a token that is not in `group` counts for nothing:
+-- the server may have lost that key alone.
+local function taken(name)
+  local token = redis.call('HGET', state, 'n' .. name)
+  return token and redis.call('ZSCORE', group, token)
 end
 
 -- Frees what a token holds or has a claim on. Leaves the token's list of names.
@@ -88,7 +99,7 @@ local function grant(now, claim, live)
         local names, free = {}, true
         for name in names_of(token) do
           names[#names + 1] = name
-          free = free and not wanted[name] and not redis.call('HGET', state, 'n' .. name)
+          free = free and not wanted[name] and not taken(name)
         end
         if free then
           redis.call('ZADD', group, now + claim, token)

@@ -25,8 +25,19 @@ if token_of(held) ~= ARGV[1] then
 end
 -- The lock's value stays, with its mark: others may wait. What is left of this attempt expires by itself: its
 -- wake-up key, and the time of its last heartbeat.
-if redis.call('ZREM', KEYS[3], ARGV[1]) == 1 or redis.call('PTTL', KEYS[1]) < tonumber(ARGV[2]) then
-  -- A repeated or late request may find that the holder has extended the lock since. That is not shortened.
+if redis.call('ZREM', KEYS[3], ARGV[1]) == 1 then
   redis.call('PEXPIRE', KEYS[1], ARGV[2])
+else
+  -- A repeated or late request. It does not shorten the time of the lock, which the holder may have extended
+  -- since, and does not change the fence, which the holder may know already.
+  if redis.call('PTTL', KEYS[1]) < tonumber(ARGV[2]) then
+    redis.call('PEXPIRE', KEYS[1], ARGV[2])
+    redis.call('PEXPIRE', KEYS[2], ARGV[3])
+  end
+  -- Another process in the record means that the queue was lost before this attempt confirmed.
+  local last = redis.call('GET', KEYS[2])
+  if last and string.sub(last, 17) == ARGV[6] then
+    return tonumber(string.sub(last, 1, 16))
+  end
 end
 return next_fence(KEYS[2], ARGV[3], time, ARGV[6])

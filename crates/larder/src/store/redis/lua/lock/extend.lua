@@ -1,14 +1,18 @@
--- Extends any number of locks in one slot to at least the given time from now. It never shortens the time of
--- a lock: a holder that gets no answer could not tell whether a shortening took effect.
--- KEYS: the locks
+-- Extends any number of locks in one slot to at least the given time from now, and the memory of their fences to
+-- a minute more. It never shortens the time of a lock: a holder that gets no answer could not tell whether a
+-- shortening took effect.
+-- KEYS: for each lock the lock and its last fence
 -- ARGV: for each lock the holder's token and the milliseconds
 -- Reply: for each lock 1 if the token still holds it, 0 if not
+local FENCE_KEPT = 60000
 local reply = {}
-for i, lock in ipairs(KEYS) do
+for i = 1, #KEYS / 2 do
+  local lock, fence, ttl = KEYS[2 * i - 1], KEYS[2 * i], tonumber(ARGV[2 * i])
   reply[i] = 0
   if redis.call('GETRANGE', lock, 0, 15) == ARGV[2 * i - 1] then
-    if redis.call('PTTL', lock) < tonumber(ARGV[2 * i]) then
-      redis.call('PEXPIRE', lock, ARGV[2 * i])
+    if redis.call('PTTL', lock) < ttl then
+      redis.call('PEXPIRE', lock, ttl)
+      redis.call('PEXPIRE', fence, ttl + FENCE_KEPT)
     end
     reply[i] = 1
   end

@@ -37,9 +37,11 @@ local state = redis.call('HGET', seen, ARGV[1])
 if not state then
   local ends = tonumber(redis.call('ZSCORE', held, ARGV[1]))
   if ends then
-    -- A repeated request: the holder may have renewed since, and its time is not shortened.
+    -- A repeated request: the holder may have renewed since, and its time is not shortened; it may know its fence,
+    -- and that is not changed.
     redis.call('ZADD', held, math.max(ends, now + tonumber(ARGV[2])), ARGV[1])
-    return { 1, permits or 0, fence_if(ARGV[5]) }
+    local fence = ARGV[5] == '1' and tonumber(redis.call('HGET', number, 'fence'))
+    return { 1, permits or 0, fence or fence_if(ARGV[5]) }
   end
   return { permits and weight_of(ARGV[1]) > permits and -2 or -1, permits or 0 }
 end
