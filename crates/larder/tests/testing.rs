@@ -397,3 +397,19 @@ async fn on_several_threads_an_advance_moves_the_clock_alone() {
     assert!(!held.is_valid());
     let _guard = larder.lock("a").try_acquire().await.unwrap().expect("its lease is over");
 }
+
+#[test]
+fn an_observer_sees_the_end_of_a_lease_by_the_worlds_clock() {
+    in_both(async |larder, world| {
+        let process = world.process();
+        let mut leaders = larder.election("scheduler").observe().await.unwrap();
+        assert_eq!(leaders.next().await, Some(None));
+        let leadership = process.election("scheduler").campaign().await.unwrap();
+        assert_eq!(leaders.next().await.flatten().map(|leader| leader.fence), Some(leadership.fence()));
+        // Neither renewed any more nor resigned.
+        process.close().await.unwrap();
+        world.advance(MINUTE).await;
+        assert_eq!(leaders.next().await, Some(None));
+        drop(leadership);
+    });
+}
