@@ -337,10 +337,10 @@ async fn while_nothing_changes_an_observer_sends_nothing() {
     });
     let mut next = async || tokio::time::timeout(LONG, seen.recv()).await.expect("a change").unwrap();
     assert_eq!(next().await, None);
-    for leader in ["nobody", "first"] {
+    for leader in ["none", "first"] {
         // The lease is long enough that no renewal, which is a change, is due in the times below.
         let election = here.election("scheduler").ttl(Duration::from_secs(600)).value(leader);
-        let leadership = if leader == "nobody" { None } else { Some(election.campaign().await.unwrap()) };
+        let leadership = if leader == "none" { None } else { Some(election.campaign().await.unwrap()) };
         if leadership.is_some() {
             assert_eq!(next().await.as_deref(), Some(leader));
         }
@@ -360,7 +360,7 @@ async fn while_nothing_changes_an_observer_sends_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_observer_sees_that_a_lease_is_over_though_nobody_ended_it() {
+async fn an_observer_sees_that_a_lease_is_over_though_it_was_not_ended() {
     const LEASE: Duration = Duration::from_secs(2);
     for (store, here, there) in each_pair().await {
         let mut leaders = there.election("scheduler").observe().await.unwrap();

@@ -208,7 +208,7 @@ async fn a_number_is_kept_for_thirty_days_after_a_refusal_and_after_a_renewal() 
     let nearly_over = || {
         server.command(&["PEXPIRE", NUMBER, "3600000"]);
     };
-    // A renewal may come in between, and then the refusal shows in another round.
+    // A renewal in between would hide a refusal that does not keep the number, so the refusal comes at once.
     nearly_over();
     assert!(pool.try_acquire().await.unwrap().is_none());
     assert!(left() > 29 * DAY, "{:?} after a refusal", left());
@@ -523,7 +523,7 @@ async fn a_semaphore_with_a_queue_has_its_permits_in_use_however_far_the_server_
 /// A tenth of the permits is in use, and then there is one burst. Returns the burst's own time (as long as its permits
 /// are held, all at once), after what time its queue was empty, and how late this machine may be in its turns.
 async fn burst(permits: u32, burst_of: u32, hold: Duration) -> [Duration; 3] {
-    // One caller after another comes, such that a tenth of the permits is in use.
+    // One caller after another arrives, so that a tenth of the permits is in use.
     let every = hold * 10 / permits;
     let server = Server::builder().tcp().start();
     let proxy = Proxy::start(server.addr().unwrap()).await;

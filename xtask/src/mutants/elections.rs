@@ -88,19 +88,23 @@ pub(super) const MUTANTS: &[Mutant] = &[
         "an observer asks and is not notified",
         &[switched(
             ELECTION,
-            "let notified = self.watch.changed(Duration::MAX);",
-            "let notified = std::future::pending::<()>();",
+            "tokio::time::timeout(max_wait, self.watch.changed(Duration::MAX)).await.is_ok()",
+            "{ tokio::time::sleep(max_wait).await; false }",
         )],
         &[NOTIFIED],
     ),
     mutant(
         "an observer polls though it is notified",
-        &[switched(ELECTION, "!seen.stamp.is_some_and(tracked)", "seen.stamp.is_none_or(tracked)")],
+        &[switched(
+            ELECTION,
+            "locks.store().is_ok_and(|store| store.sessions().is_valid(stamp, moment))",
+            "false",
+        )],
         &[IDLE],
     ),
     mutant(
         "an observer that is not notified waits all the same",
-        &[switched(ELECTION, "!seen.stamp.is_some_and(tracked)", "seen.stamp.is_some_and(|_| false)")],
+        &[switched(ELECTION, "seen.stamp.is_some_and(tracked)", "true")],
         &[found("an_observer_that_the_server_does_not_notify_asks")],
     ),
     mutant(

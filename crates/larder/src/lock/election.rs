@@ -345,8 +345,7 @@ impl Follow {
         loop {
             let now = locks.context.clock.now();
             let max_wait = seen.ends.map_or(POLL, |ends| ends.since(now).min(POLL));
-            let notified = self.watch.changed(Duration::MAX);
-            let reported = tokio::time::timeout(max_wait, notified).await.is_ok();
+            let reported = tokio::time::timeout(max_wait, self.watch.changed(Duration::MAX)).await.is_ok();
             let moment = locks.context.clock.moment();
             let tracked = |stamp| locks.store().is_ok_and(|store| store.sessions().is_valid(stamp, moment));
             let over = seen.ends.is_some_and(|ends| ends <= locks.context.clock.now());
