@@ -188,8 +188,8 @@ pub(super) const MUTANTS: &[Mutant] = &[
         "a waiter that comes late does not take over the claim of a later one",
         &[rebuilt(
             "crates/larder/src/store/redis/lua/semaphore/confirm.lua",
-            "  elseif string.sub(state, 1, 1) ~= 't' and not take_over(ARGV[1], now, ARGV[3]) then",
-            "  elseif string.sub(state, 1, 1) ~= 't' then",
+            "  if string.sub(state, 1, 1) ~= 't' and not take_over(ARGV[1], now, ARGV[3]) then",
+            "  if string.sub(state, 1, 1) ~= 't' then",
         )],
         &[EQUIVALENCE, found("a_process_that_is_further_away_than_a_claim_lasts_is_served_all_the_same")],
     ),
