@@ -301,11 +301,11 @@ async fn observers_are_notified_and_outlive_an_outage_of_the_server() {
         while next().await.0.is_some() {}
     }
     took.sort();
-    // Without a notification it polls again a second after the last poll.
+    // Without a notification nothing is read before the lease is over.
     assert!(took[3] < Duration::from_millis(500), "{took:?}");
     server.kill();
     until("the outage shows", async || there.ping().await.is_err()).await;
-    // This time must pass: long enough that the observer polls meanwhile.
+    // This time must pass: long enough that the observer asks in vain meanwhile.
     tokio::time::sleep(Duration::from_millis(1500)).await;
     server.restart();
     let election = here.election("scheduler").ttl(TTL).value("after");
@@ -318,4 +318,78 @@ async fn observers_are_notified_and_outlive_an_outage_of_the_server() {
     while next().await.0 != Some("after".to_owned()) {}
     assert!(leadership.is_valid());
     observer.abort();
+}
+
+#[tokio::test]
+async fn while_nothing_changes_an_observer_sends_nothing() {
+    // Reads of the lock's key, and of the holder by a script.
+    let asked = |server: &Server| server.calls("get") + server.calls("evalsha") + server.calls("eval");
+    let server = Server::start();
+    let space = namespace();
+    let here = support::connect_as(&server.url(), &space).await;
+    let there = support::connect_as(&server.url(), &space).await;
+    let mut leaders = there.election("scheduler").observe().await.unwrap();
+    let (tell, mut seen) = mpsc::unbounded_channel();
+    let observer = tokio::spawn(async move {
+        while let Some(leader) = leaders.next().await {
+            tell.send(leader.map(|leader| leader.value)).unwrap();
+        }
+    });
+    let mut next = async || tokio::time::timeout(LONG, seen.recv()).await.expect("a change").unwrap();
+    assert_eq!(next().await, None);
+    for leader in ["none", "first"] {
+        // The lease is long enough that no renewal, which is a change, is due in the times below.
+        let election = here.election("scheduler").ttl(Duration::from_secs(600)).value(leader);
+        let leadership = if leader == "none" { None } else { Some(election.campaign().await.unwrap()) };
+        if leadership.is_some() {
+            assert_eq!(next().await.as_deref(), Some(leader));
+        }
+        // Where this machine stands still for longer than a heartbeat may take, the observer is right to ask.
+        let mut counts = Vec::new();
+        while counts.last() != Some(&0) && counts.len() < 5 {
+            there.ping().await.unwrap();
+            let before = asked(&server);
+            // This time must pass: an observer that polls asks six times.
+            tokio::time::sleep(Duration::from_secs(3)).await;
+            counts.push(asked(&server) - before);
+        }
+        assert_eq!(counts.last(), Some(&0), "{leader} leads: {counts:?} reads in 3 s each");
+    }
+    assert_eq!(next().await, None, "its leadership was dropped");
+    observer.abort();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_observer_sees_that_a_lease_is_over_though_it_was_not_ended() {
+    const LEASE: Duration = Duration::from_secs(2);
+    for (store, here, there) in each_pair().await {
+        let mut leaders = there.election("scheduler").observe().await.unwrap();
+        assert_eq!(next(&mut leaders).await, None, "{store}");
+        let leadership = here.election("scheduler").ttl(LEASE).campaign().await.unwrap();
+        assert_eq!(next_leader(&mut leaders).await.1, leadership.fence(), "{store}");
+        let late = Lateness::watch();
+        // Neither renewed any more nor resigned.
+        here.close().await.unwrap();
+        let closed = Instant::now();
+        assert_eq!(next(&mut leaders).await, None, "{store}");
+        let bar = LEASE + Duration::from_millis(500) + late.of(3);
+        assert!(closed.elapsed() <= bar, "{store}: {:?} of {bar:?}", closed.elapsed());
+        drop(leadership);
+    }
+}
+
+#[tokio::test]
+async fn an_observer_that_the_server_does_not_notify_asks() {
+    let server = Server::builder().tcp().start();
+    let forbidden = if server.version().at_least(7, 0) { "-client|tracking" } else { "-client" };
+    server.command(&["ACL", "SETUSER", "ann", "on", ">pw", "~*", "+@all", forbidden]);
+    let space = namespace();
+    let here = support::connect_as(&server.url(), &space).await;
+    let there = support::connect_as(&format!("redis://ann:pw@{}", server.addr().unwrap()), &space).await;
+    let mut leaders = there.election("scheduler").observe().await.unwrap();
+    assert_eq!(next(&mut leaders).await, None);
+    let leadership = here.election("scheduler").ttl(TTL).campaign().await.unwrap();
+    assert_eq!(next_leader(&mut leaders).await.1, leadership.fence());
+    leadership.resign().await.unwrap();
+    assert_eq!(next(&mut leaders).await, None);
 }

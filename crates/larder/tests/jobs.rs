@@ -159,6 +159,47 @@ async fn each_slot_runs_once_whatever_its_order() {
 }
 
 #[tokio::test]
+async fn the_record_of_a_slot_is_kept_for_thirty_days_or_for_as_long_as_the_job_says() {
+    let server = Server::start();
+    let larder = support::connect_as(&server.url(), "s").await;
+    for (keep, days) in [(None, 30), (Some(10 * DAY), 10), (Some(90 * DAY), 90)] {
+        let name = format!("invoices{days}");
+        let mut job = larder.job(&name).ttl(TTL);
+        if let Some(keep) = keep {
+            job = job.keep(keep);
+        }
+        let kept = |when: &str| {
+            // The status, and the record of the slot.
+            let status = format!("~job.1:{{s/{name}}}");
+            let record = format!("{status}:slot:2026-11");
+            for key in [status, record] {
+                let left = Duration::from_millis(server.query(&["PTTL", &key]));
+                assert!(left > (days - 1) * DAY && left <= days * DAY, "{when}: {key} for {left:?}");
+            }
+        };
+        let body = async |_| {
+            kept("it runs");
+            Ok::<_, String>(1)
+        };
+        assert_eq!(job.run_slot("2026-11", body).await.unwrap(), JobRun::Ran(Ok(1)));
+        kept("it has run");
+    }
+}
+
+#[tokio::test]
+async fn a_run_is_stopped_when_it_has_held_its_lock_for_max_hold() {
+    for (store, larder) in each_store().await {
+        let job = nightly(&larder).ttl(SHORT).max_hold(SHORT);
+        let hangs = job.run(async |_| std::future::pending::<Result<u32, String>>().await);
+        let lost = tokio::time::timeout(LONG, hangs).await.expect(store).unwrap_err();
+        assert_eq!(lost.kind(), ErrorKind::LockLost, "{store}");
+        let died = nightly(&larder);
+        until("its lease is over", async || !matches!(run(&died).await, Ran::Running { .. })).await;
+        assert!(matches!(run(&died).await, Ran::AlreadyDone { .. }), "{store}: another run took its place");
+    }
+}
+
+#[tokio::test]
 async fn a_run_that_is_under_way_holds_up_every_other_of_its_job() {
     for (store, larder) in each_store().await {
         let job = nightly(&larder);

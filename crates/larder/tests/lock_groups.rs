@@ -164,6 +164,23 @@ async fn all_are_held_or_none() {
 }
 
 #[tokio::test]
+async fn the_error_of_a_group_names_the_group_its_locks_and_a_holder() {
+    for (store, larder) in each_store().await {
+        let order = larder.lock_group("order:7");
+        let held = order.locks(["parcel"]).ttl(TTL).acquire().await.unwrap();
+        let wanted = order.locks(["invoice", "parcel"]).ttl(TTL);
+        let error = wanted.acquire_within(Duration::from_millis(30)).await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::LockHeld, "{store}");
+        let text = error.to_string();
+        let by = format!("\"parcel\" is held by {}", order.holder("parcel").await.unwrap().unwrap().process);
+        for part in ["order:7", "\"invoice\"", &by] {
+            assert!(text.contains(part), "{store}: {part} is missing: {text}");
+        }
+        held.release().await.unwrap();
+    }
+}
+
+#[tokio::test]
 async fn of_two_attempts_with_a_lock_in_common_the_first_is_served_first() {
     for (store, larder) in each_store().await {
         let group = larder.lock_group("g");

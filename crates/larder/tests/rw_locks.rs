@@ -153,7 +153,10 @@ async fn a_guard_that_was_lost_cannot_be_downgraded() {
     let larder = support::connect_as(&server.url(), "s").await;
     let write = larder.rw_lock("catalogue").ttl(TTL).write().await.unwrap();
     server.command(&["DEL", "~rwlock.1:{s/catalogue}"]);
-    assert_eq!(write.downgrade().await.unwrap_err().kind(), ErrorKind::LockLost);
+    let lost = write.downgrade().await.unwrap_err();
+    assert_eq!(lost.kind(), ErrorKind::LockLost);
+    assert!(lost.to_string().contains("\"s/catalogue\""), "{lost}");
+    assert_eq!(larder.stats().locks.lost, 1);
     assert!(larder.rw_lock("catalogue").try_write().await.unwrap().is_some(), "nothing is left of it");
 }
 

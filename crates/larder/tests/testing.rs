@@ -426,3 +426,19 @@ fn each_example_of_the_page_on_testing_says_that_it_takes_50_milliseconds_at_mos
         assert!(program.contains(".as_millis() <= 50,"), "{program}");
     }
 }
+
+#[test]
+fn an_observer_sees_the_end_of_a_lease_by_the_worlds_clock() {
+    in_both(async |larder, world| {
+        let process = world.process();
+        let mut leaders = larder.election("scheduler").observe().await.unwrap();
+        assert_eq!(leaders.next().await, Some(None));
+        let leadership = process.election("scheduler").campaign().await.unwrap();
+        assert_eq!(leaders.next().await.flatten().map(|leader| leader.fence), Some(leadership.fence()));
+        // Neither renewed any more nor resigned.
+        process.close().await.unwrap();
+        world.advance(MINUTE).await;
+        assert_eq!(leaders.next().await, Some(None));
+        drop(leadership);
+    });
+}

@@ -12,6 +12,7 @@ const RESIGNS: Test = found("a_leader_that_resigns_is_followed_within_two_and_a_
 const KILLED: Test =
     found("after_a_leader_is_killed_another_leads_within_its_lease_and_seven_tenths_of_a_second");
 const NOTIFIED: Test = found("observers_are_notified_and_outlive_an_outage_of_the_server");
+const IDLE: Test = found("while_nothing_changes_an_observer_sends_nothing");
 const RENEWED: Test = found("a_leadership_is_renewed_beyond_its_lease");
 const OUTAGE: Test = found("a_candidate_that_finds_no_server_campaigns_until_there_is_one");
 
@@ -87,10 +88,33 @@ pub(super) const MUTANTS: &[Mutant] = &[
         "an observer asks and is not notified",
         &[switched(
             ELECTION,
-            "self.watch.changed(LONGEST_SILENCE).await",
-            "tokio::time::sleep(LONGEST_SILENCE).await",
+            "tokio::time::timeout(max_wait, self.watch.changed(Duration::MAX)).await.is_ok()",
+            "{ tokio::time::sleep(max_wait).await; false }",
         )],
         &[NOTIFIED],
+    ),
+    mutant(
+        "an observer polls though it is notified",
+        &[switched(
+            ELECTION,
+            "locks.store().is_ok_and(|store| store.sessions().is_valid(stamp, moment))",
+            "false",
+        )],
+        &[IDLE],
+    ),
+    mutant(
+        "an observer that is not notified waits all the same",
+        &[switched(ELECTION, "seen.stamp.is_some_and(tracked)", "true")],
+        &[found("an_observer_that_the_server_does_not_notify_asks")],
+    ),
+    mutant(
+        "an observer does not know when a lease is over",
+        &[switched(
+            ELECTION,
+            "seen.ends.is_some_and(|ends| ends <= locks.context.clock.now())",
+            "seen.ends.is_some_and(|_| false)",
+        )],
+        &[test("testing", "an_observer_sees_the_end_of_a_lease_by_the_worlds_clock")],
     ),
     mutant(
         "an observer ends with the first look that fails",

@@ -45,6 +45,16 @@ pub(super) const MUTANTS: &[Mutant] = &[
         &[ONCE, EQUIVALENCE],
     ),
     mutant(
+        "a slot is forgotten after a day",
+        &[within(JOB, "keep: ", ["DEFAULT_KEEP", "Duration::from_secs(24 * 3600)"], ",")],
+        &[test("jobs", "the_record_of_a_slot_is_kept_for_thirty_days_or_for_as_long_as_the_job_says")],
+    ),
+    mutant(
+        "a run that hangs is renewed without end",
+        &[within(JOB, "Some(Keep { max_hold: ", ["self.max_hold", "Duration::MAX"], " })")],
+        &[test("jobs", "a_run_is_stopped_when_it_has_held_its_lock_for_max_hold")],
+    ),
+    mutant(
         "two runs are under way at once",
         &[rebuilt(
             BEGIN,

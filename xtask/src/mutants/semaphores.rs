@@ -15,7 +15,15 @@ const BUSY: Test = found("a_semaphore_with_a_queue_has_its_permits_in_use_howeve
 const STUCK: Test = found("a_waiter_that_does_not_come_for_its_permit_holds_it_for_a_quarter_of_a_second");
 const MAXMEMORY: Test = found("permits_and_locks_are_given_back_and_handed_over_at_maxmemory");
 const KEYS: Test = found("each_key_has_permits_and_a_queue_of_its_own");
+const LOGGED: Test =
+    found("a_number_that_differs_is_logged_once_whatever_the_reply_and_however_many_handles_there_are");
+const KEPT: Test = found("a_number_is_kept_for_thirty_days_after_a_refusal_and_after_a_renewal");
+const RENEWED: Test =
+    found("permits_are_renewed_given_back_when_dropped_and_by_their_lease_when_their_holder_died");
 const BOUND: Test = found("beyond_the_most_that_may_wait_callers_are_refused_at_once");
+
+const GRANTS: Test =
+    unit("store::equivalence_locks::a_step_grants_64_permits_at_most_and_the_next_heartbeat_continues");
 
 const ATTEMPT: &str = "crates/larder/src/lock/attempt.rs";
 const KEYSPACE: &str = "crates/larder/src/keyspace.rs";
@@ -50,6 +58,61 @@ pub(super) const MUTANTS: &[Mutant] = &[
         "a release grants one permit and not all that are free",
         &[rebuilt(QUEUE, "local MOST_GRANTS = 64", "local MOST_GRANTS = 1")],
         &[EQUIVALENCE],
+    ),
+    mutant(
+        "a release grants more permits in one step than a server should",
+        &[rebuilt(QUEUE, "local MOST_GRANTS = 64", "local MOST_GRANTS = 1000")],
+        &[GRANTS],
+    ),
+    mutant(
+        "a waiter that is too heavy for a number that was stored again waits",
+        &[rebuilt(
+            "crates/larder/src/store/redis/lua/semaphore/confirm.lua",
+            "if weight_of(ARGV[1]) > permits then\n    redis",
+            "if weight_of(ARGV[1]) < 0 then\n    redis",
+        )],
+        &[found("a_waiter_that_is_heavier_than_a_number_that_was_lost_and_stored_again_fails"), EQUIVALENCE],
+    ),
+    mutant(
+        "a refusal does not keep the number",
+        &[rebuilt(TAKE, "redis.call('PEXPIRE', number, DAYS_30)\n", "")],
+        &[KEPT],
+    ),
+    mutant(
+        "a renewal does not keep the number",
+        &[rebuilt(
+            "crates/larder/src/store/redis/lua/semaphore/renew.lua",
+            "    redis.call('PEXPIRE', KEYS[2 * i], DAYS_30)\n",
+            "",
+        )],
+        &[KEPT],
+    ),
+    mutant(
+        "a number that differs is logged for each call",
+        &[switched(
+            "crates/larder/src/lock/numbers.rs",
+            "stored != own && self.is_new(semaphore)",
+            "stored != own",
+        )],
+        &[LOGGED],
+    ),
+    mutant(
+        "a permit that expired before its release is not counted as lost",
+        &[switched(
+            "crates/larder/src/lock/permit.rs",
+            "release_state.may_be_held",
+            "false",
+        )],
+        &[RENEWED],
+    ),
+    mutant(
+        "a permit that expired before its drop is not counted as lost",
+        &[switched(
+            "crates/larder/src/lock/permit.rs",
+            "!was_valid",
+            "false",
+        )],
+        &[RENEWED],
     ),
     mutant(
         "a downgraded lock still holds all permits",
@@ -125,8 +188,8 @@ pub(super) const MUTANTS: &[Mutant] = &[
         "a waiter that comes late does not take over the claim of a later one",
         &[rebuilt(
             "crates/larder/src/store/redis/lua/semaphore/confirm.lua",
-            "  elseif string.sub(state, 1, 1) ~= 't' and not take_over(ARGV[1], now, ARGV[3]) then",
-            "  elseif string.sub(state, 1, 1) ~= 't' then",
+            "  if string.sub(state, 1, 1) ~= 't' and not take_over(ARGV[1], now, ARGV[3]) then",
+            "  if string.sub(state, 1, 1) ~= 't' then",
         )],
         &[EQUIVALENCE, found("a_process_that_is_further_away_than_a_claim_lasts_is_served_all_the_same")],
     ),

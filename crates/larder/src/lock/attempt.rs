@@ -53,6 +53,8 @@ pub(super) enum Want {
         failover: Failover,
     },
     Permits {
+        /// The semaphore's name as the caller wrote it, without a key.
+        label: Arc<str>,
         weight: u64,
         request: PermitRequest,
     },
@@ -80,18 +82,10 @@ impl Want {
     }
 }
 
-/// Zero where a field does not apply.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-struct Grant {
-    fence: u64,
-    /// The number of permits that the semaphore has.
-    permits: u64,
-}
-
-/// The server's reply to an attempt at a lock, permits or a group.
+/// The server's reply to an attempt at a lock, permits or a group. The fence is 0 if there is none.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum AttemptReply {
-    Granted(Grant),
+    Granted { fence: u64 },
     Held,
     Waiting { notified: bool },
     Gone,
@@ -103,7 +97,7 @@ enum AttemptReply {
 impl From<Attempted> for AttemptReply {
     fn from(attempted: Attempted) -> Self {
         match attempted {
-            Attempted::Granted { fence } => Self::Granted(Grant { fence, permits: 0 }),
+            Attempted::Granted { fence } => Self::Granted { fence },
             Attempted::Held => Self::Held,
             Attempted::Waiting { notified } => Self::Waiting { notified },
             Attempted::Gone => Self::Gone,
@@ -115,11 +109,11 @@ impl From<Attempted> for AttemptReply {
 impl From<Taken> for AttemptReply {
     fn from(taken: Taken) -> Self {
         match taken {
-            Taken::Granted { permits, fence } => Self::Granted(Grant { fence, permits }),
-            Taken::Full => Self::Held,
-            Taken::Waiting { notified } => Self::Waiting { notified },
+            Taken::Granted { fence, .. } => Self::Granted { fence },
+            Taken::Full { .. } => Self::Held,
+            Taken::Waiting { notified, .. } => Self::Waiting { notified },
             Taken::Gone => Self::Gone,
-            Taken::QueueFull => Self::QueueFull,
+            Taken::QueueFull { .. } => Self::QueueFull,
             Taken::TooHeavy { permits } => Self::TooHeavy(permits),
             Taken::Quarantined { until } => Self::Quarantined(until),
         }
@@ -142,8 +136,7 @@ pub(super) struct Attempt {
 
 /// The result of an attempt.
 pub(super) enum AttemptOutcome {
-    /// With the number of permits that the semaphore has.
-    Granted(Lease, u64),
+    Granted(Lease),
     Held,
     /// The queue is as long as it may be.
     QueueFull,
@@ -176,7 +169,7 @@ impl Attempt {
         let now = locks.context.clock.now();
         let mut attempt = Self::new(locks, name, want, now);
         match attempt.begin(now, WhenHeld::Return).await? {
-            AttemptReply::Granted(grant) => attempt.guard(grant),
+            AttemptReply::Granted { fence } => attempt.guard(fence),
             AttemptReply::TooHeavy(permits) => Ok(AttemptOutcome::TooHeavy(permits)),
             AttemptReply::Quarantined(until) => Ok(AttemptOutcome::Quarantined(until)),
             _ => Ok(AttemptOutcome::Held),
@@ -193,7 +186,7 @@ impl Attempt {
         let now = locks.context.clock.now();
         let mut attempt = Self::new(locks, name, want, now);
         match attempt.begin(now, WhenHeld::Enqueue).await? {
-            AttemptReply::Granted(grant) => attempt.guard(grant),
+            AttemptReply::Granted { fence } => attempt.guard(fence),
             // Boxed: the future of a wait is large, and most attempts do not wait.
             other => Box::pin(attempt.continue_queued(other, now, end)).await,
         }
@@ -210,9 +203,9 @@ impl Attempt {
         let mut waited = false;
         loop {
             match answer {
-                AttemptReply::Granted(grant) => {
+                AttemptReply::Granted { fence } => {
                     self.note_wait(waited, began);
-                    return self.guard(grant);
+                    return self.guard(fence);
                 }
                 AttemptReply::QueueFull => return Ok(AttemptOutcome::QueueFull),
                 AttemptReply::TooHeavy(permits) => return Ok(AttemptOutcome::TooHeavy(permits)),
@@ -277,10 +270,10 @@ impl Attempt {
             let woken = locks.context.clock.now();
             locks.meter.woken();
             match self.confirm(woken).await {
-                Ok(AttemptReply::Granted(grant)) => {
+                Ok(AttemptReply::Granted { fence }) => {
                     locks.meter.handed_over(locks.context.clock.now().since(woken));
                     self.note_wait(true, began);
-                    return self.guard(grant).map(Some);
+                    return self.guard(fence).map(Some);
                 }
                 Ok(AttemptReply::TooHeavy(permits)) => return Ok(Some(AttemptOutcome::TooHeavy(permits))),
                 // Dropping this attempt gives up its place.
@@ -328,12 +321,13 @@ impl Attempt {
                         .await
                         .map(AttemptReply::from)
                 }
-                Want::Permits { request, .. } => {
+                Want::Permits { label, request, .. } => {
                     let mut request = *request;
                     if queue == WhenHeld::Return {
                         request.wait = WhenTaken::No;
                     }
-                    store.take_permit(&self.name, self.token, request).await.map(AttemptReply::from)
+                    let taken = store.take_permit(&self.name, self.token, request).await?;
+                    Ok(self.of_semaphore(label, request, taken))
                 }
             }
         };
@@ -343,7 +337,7 @@ impl Attempt {
             Ok(attempted) => {
                 self.heard = now;
                 self.stage = match attempted {
-                    AttemptReply::Granted(_) | AttemptReply::Waiting { .. } => Stage::Queued,
+                    AttemptReply::Granted { .. } | AttemptReply::Waiting { .. } => Stage::Queued,
                     _ => Stage::Settled,
                 };
             }
@@ -351,6 +345,14 @@ impl Attempt {
             Err(_) => {}
         }
         answer
+    }
+
+    /// The reply to an attempt at permits, with what it tells of the number of permits noted.
+    fn of_semaphore(&self, label: &str, request: PermitRequest, taken: Taken) -> AttemptReply {
+        if let Some(stored) = taken.number() {
+            self.locks.differences.note(label, stored, request.permits);
+        }
+        AttemptReply::from(taken)
     }
 
     /// Asks at `now` whether it is this attempt's turn, and takes the lock if so.
@@ -366,8 +368,9 @@ impl Attempt {
                     let request = request(*ttl, None, *failover);
                     store.confirm_group(&self.name, self.token, request).await.map(AttemptReply::from)
                 }
-                Want::Permits { request, .. } => {
-                    store.confirm_permit(&self.name, self.token, *request).await.map(AttemptReply::from)
+                Want::Permits { label, request, .. } => {
+                    let taken = store.confirm_permit(&self.name, self.token, *request).await?;
+                    Ok(self.of_semaphore(label, *request, taken))
                 }
             }
         };
@@ -411,7 +414,7 @@ impl Attempt {
         }
     }
 
-    fn guard(&mut self, Grant { fence, permits }: Grant) -> Result<AttemptOutcome> {
+    fn guard(&mut self, fence: u64) -> Result<AttemptOutcome> {
         let (clock, name) = (&self.locks.context.clock, self.name.clone());
         let (token, sent) = (self.token, self.heard);
         let holding = match self.want {
@@ -433,7 +436,7 @@ impl Attempt {
             return Err(lease::lost(&self.name));
         }
         self.stage = Stage::Settled;
-        Ok(AttemptOutcome::Granted(holding, permits))
+        Ok(AttemptOutcome::Granted(holding))
     }
 }
 

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::meter::LockMeter;
+use super::numbers::Differences;
 use super::queue::LockQueues;
 use super::renewer::Renewer;
 use crate::context::Context;
@@ -19,6 +20,8 @@ pub(crate) struct Coordinator {
     pub(super) wakeups: Arc<Wakeups>,
     pub(super) waiting: Arc<LockQueues>,
     pub(super) keeping: Arc<Renewer>,
+    /// The semaphores of which another number was found than a handle's.
+    pub(super) differences: Differences,
 }
 
 impl Coordinator {
@@ -28,6 +31,7 @@ impl Coordinator {
             wakeups: context.coordination_invalidations().wakeups.clone(),
             waiting: Arc::new(LockQueues::new(context.clone(), meter.clone())),
             keeping: Arc::new(Renewer::new(context.clone(), meter.clone())),
+            differences: Differences::default(),
             context,
             meter,
         }

@@ -5,7 +5,10 @@
 //! leader's value, which is stored next to the fence in the step that grants the lock, so that both are read
 //! together.
 //!
-//! Observers read the lock's key on the tracking connection, and are notified when it changes.
+//! Observers read the lock's key on the tracking connection, and are notified when it changes. While that connection
+//! is healthy they send nothing until then, as near reads do. A lease that ends is no change that every server reports
+//! in time, so an observer also reads again when the lease that it knows is over. It polls only where the server does
+//! not track, or the connection has fallen silent.
 //!
 //! Not guaranteed: that no two processes act as leader. A leader that was paused acts late: let the resource that
 //! it writes to check the fence.
@@ -24,13 +27,18 @@ use super::fence::{Fence, ReleaseOutcome};
 use super::guard::{Guard, LockHandle};
 use super::{Lock, holder::Holder};
 use crate::call::Call;
+use crate::clock::Tick;
 use crate::error::{Error, Result};
 use crate::near::Watch;
 use crate::store::Store;
+use crate::store::session::ReadStamp;
 
 const LONGEST_VALUE: usize = 512;
-/// The longest time that an observer waits for a notification before it reads again.
-const LONGEST_SILENCE: Duration = Duration::from_secs(1);
+/// How often an observer reads if the server does not report changes. While it does, this is how often the observer
+/// checks its connection, without a request.
+const POLL: Duration = Duration::from_secs(1);
+/// How long after the end of a lease an observer reads: a server counts whole milliseconds.
+const LEASE_MARGIN: Duration = Duration::from_millis(2);
 /// The pause between two reads while the server is down.
 const PAUSE: Duration = Duration::from_millis(200);
 
@@ -148,8 +156,9 @@ impl Election {
     /// Observes the leader through notifications of the server. Returns a stream of the leader, or `None` if there
     /// is no leader; the first item is the current state.
     ///
-    /// Two round trips, and two after each change. Changes in quick succession may be seen as one. Without
-    /// notifications from the server, it is read once a second.
+    /// Two round trips, and two after each change of the lock, which includes each renewal by the leader; none while
+    /// nothing changes. Changes in quick succession may be seen as one. If the server does not report changes, or the
+    /// connection that it reports them on has fallen silent, the leader is read once a second.
     ///
     /// # Errors
     ///
@@ -163,7 +172,7 @@ impl Election {
     /// The call changes nothing.
     pub async fn observe(&self) -> Result<Leaders> {
         let watch = self.lock.locks.changes().watch(&self.lock.name);
-        let mut follow = Follow { election: self.clone(), watch, last: None };
+        let mut follow = Follow { election: self.clone(), watch, last: None, seen: None };
         let first = follow.look().await?;
         follow.last = first.clone();
         let later = stream::unfold(follow, async |mut follow| {
@@ -300,14 +309,26 @@ struct Follow {
     election: Election,
     watch: Watch,
     last: Option<Leader>,
+    seen: Option<Observation>,
+}
+
+/// For how long what was read last can be valid.
+struct Observation {
+    /// `None` if no change is reported.
+    stamp: Option<ReadStamp>,
+    /// The end of the lease, if there is one.
+    ends: Option<Tick>,
 }
 
 impl Follow {
     /// Returns the leader after the next change. Waits through outages.
     async fn next(&mut self) -> Result<Option<Leader>> {
         loop {
+            if let Some(seen) = self.seen.take() {
+                self.until_it_may_have_changed(&seen).await;
+            }
             match self.look().await {
-                Ok(leader) if self.last == leader => self.watch.changed(LONGEST_SILENCE).await,
+                Ok(leader) if self.last == leader => {}
                 Ok(leader) => {
                     self.last = leader.clone();
                     return Ok(leader);
@@ -318,15 +339,36 @@ impl Follow {
         }
     }
 
-    async fn look(&self) -> Result<Option<Leader>> {
+    /// Waits for a notification, or until the lease is over, or as long as changes are certainly reported.
+    async fn until_it_may_have_changed(&mut self, seen: &Observation) {
+        let locks = &self.election.lock.locks;
+        loop {
+            let now = locks.context.clock.now();
+            let max_wait = seen.ends.map_or(POLL, |ends| ends.since(now).min(POLL));
+            let reported = tokio::time::timeout(max_wait, self.watch.changed(Duration::MAX)).await.is_ok();
+            let moment = locks.context.clock.moment();
+            let tracked = |stamp| locks.store().is_ok_and(|store| store.sessions().is_valid(stamp, moment));
+            let over = seen.ends.is_some_and(|ends| ends <= locks.context.clock.now());
+            if reported || over || !seen.stamp.is_some_and(tracked) {
+                return;
+            }
+        }
+    }
+
+    async fn look(&mut self) -> Result<Option<Leader>> {
         let Lock { locks, name, .. } = &self.election.lock;
         let asked = async {
+            self.election.check()?;
             // Start tracking before the read, so that a change after the read is notified.
-            locks.store()?.get_tracked(name).await?;
-            self.election.look().await
+            let stamp = locks.store()?.get_tracked(name).await?.seen;
+            Ok((stamp, self.election.lock.look().await?))
         };
-        tokio::time::timeout(locks.timeout(), asked)
+        let (stamp, holder) = tokio::time::timeout(locks.timeout(), asked)
             .await
-            .unwrap_or_else(|_| Err(Error::timed_out(locks.timeout())))
+            .unwrap_or_else(|_| Err(Error::timed_out(locks.timeout())))?;
+        // Counted from after the reply, so the server's lease is over by then.
+        let ends = holder.as_ref().map(|held| locks.context.clock.now().after(held.remaining + LEASE_MARGIN));
+        self.seen = Some(Observation { stamp, ends });
+        Ok(holder.map(Holder::of).map(Leader::of))
     }
 }

@@ -31,6 +31,7 @@ mod job;
 mod job_run;
 mod lease;
 mod meter;
+mod numbers;
 mod permit;
 mod queue;
 mod release;
@@ -249,7 +250,7 @@ impl Lock {
             self.check()?;
             let end = (max_wait != Duration::MAX).then(|| self.locks.context.clock.now().after(max_wait));
             match Attempt::within(&self.locks, &self.name, self.want(), end).await? {
-                AttemptOutcome::Granted(holding, _) => self.guard(holding).await,
+                AttemptOutcome::Granted(holding) => self.guard(holding).await,
                 AttemptOutcome::Quarantined(until) => Err(failover::quarantined(&self.name, until)),
                 _ => Err(self.held_error(max_wait).await),
             }
@@ -271,7 +272,7 @@ impl Lock {
         Call::new(self.locks.timeout(), &self.locks.meter.acquire, async move {
             self.check()?;
             match Attempt::once(&self.locks, &self.name, self.want()).await? {
-                AttemptOutcome::Granted(holding, _) => self.guard(holding).await.map(Some),
+                AttemptOutcome::Granted(holding) => self.guard(holding).await.map(Some),
                 AttemptOutcome::Quarantined(until) => Err(failover::quarantined(&self.name, until)),
                 _ => Ok(None),
             }

@@ -39,8 +39,8 @@ impl SemaphorePermit {
         &self.holding
     }
 
-    pub(super) fn end_renewals(&mut self) {
-        self.end_lease();
+    pub(super) fn end_renewals(&mut self) -> ReleaseState {
+        self.end_lease()
     }
 
     /// Ends a guard whose permits are held by another token now.
@@ -88,7 +88,7 @@ impl SemaphorePermit {
     /// Dropping the future releases the permits in the background.
     pub async fn release(mut self) -> Result<ReleaseOutcome> {
         let (locks, holding) = (self.locks.clone(), self.holding.clone());
-        self.end_lease();
+        let release_state = self.end_lease();
         let answer = Call::new(locks.timeout(), &locks.meter.release, async {
             locks.store()?.give_permit(&holding.name, holding.token, None).await
         })
@@ -96,7 +96,13 @@ impl SemaphorePermit {
         match answer {
             Ok(held) => {
                 self.ended = true;
-                Ok(if held { ReleaseOutcome::Released } else { ReleaseOutcome::AlreadyLost })
+                if held {
+                    return Ok(ReleaseOutcome::Released);
+                }
+                if release_state.may_be_held {
+                    locks.meter.lost();
+                }
+                Ok(ReleaseOutcome::AlreadyLost)
             }
             Err(error) if matches!(error.kind(), ErrorKind::TimedOut | ErrorKind::Disconnected) => {
                 Ok(ReleaseOutcome::Unknown)
@@ -116,10 +122,13 @@ impl SemaphorePermit {
 
 impl Drop for SemaphorePermit {
     fn drop(&mut self) {
-        let ReleaseState { may_be_held, .. } = self.end_lease();
+        let ReleaseState { may_be_held, was_valid } = self.end_lease();
         let (locks, Lease { name, token, granted, .. }) = (&self.locks, &*self.holding);
         locks.meter.held(locks.context.clock.now().since(*granted));
         if !self.ended && may_be_held {
+            if !was_valid {
+                locks.meter.lost();
+            }
             let left = self.holding.may_last();
             end_in_background(&locks.context, name.clone(), *token, left, Ending::GivePermit(None));
         }

@@ -14,10 +14,11 @@ use std::time::Duration;
 
 use super::coordinator::Coordinator;
 use super::fence::{Fence, ReleaseOutcome};
+use super::lease::lost;
 use super::permit::SemaphorePermit;
 use super::semaphore::Semaphore;
 use crate::call::Call;
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::Result;
 use crate::store::permit::HEAVIEST;
 
 /// A read-write lock with a name. Made by [`Larder::rw_lock`](crate::Larder::rw_lock).
@@ -259,7 +260,7 @@ impl RwLockWriteGuard {
     /// After an error of the request the lock is released in the background.
     ///
     #[doc = include_str!("../doc/request_errors.md")]
-    /// - [`LockLost`](ErrorKind::LockLost): the lock was lost before. Acquire it again.
+    /// - [`LockLost`](crate::ErrorKind::LockLost): the lock was lost before. Acquire it again.
     ///
     /// # Cancel safety
     ///
@@ -267,7 +268,7 @@ impl RwLockWriteGuard {
     pub async fn downgrade(self) -> Result<RwLockReadGuard> {
         match self.semaphore.exchange(self.permit, 1).await? {
             Some(permit) => Ok(RwLockReadGuard { permit }),
-            None => Err(Error::new(ErrorKind::LockLost, "the lock was lost before it could be downgraded")),
+            None => Err(lost(self.semaphore.name())),
         }
     }
 }

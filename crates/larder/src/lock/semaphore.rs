@@ -13,7 +13,6 @@
 use std::fmt;
 use std::future::Future;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use super::attempt::{Attempt, AttemptOutcome, Want};
@@ -29,13 +28,13 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::key::CacheKey;
 use crate::store::lock::QueueTiming;
 use crate::store::permit::{HEAVIEST, MOST_PERMITS, PermitRequest, PermitStore, WhenTaken};
-use crate::telemetry::target;
 
 /// A semaphore with a name, or with a name and a key. [`Larder::semaphore`](crate::Larder::semaphore) makes it;
 /// acquiring permits gives a [`SemaphorePermit`].
 ///
 /// **The stored number decides.** The first use of a name stores the handle's number of permits, which is kept for
-/// 30 days after the last use. A handle with another number uses the stored one, and logs that once.
+/// 30 days after the last use. A handle with another number uses the stored one, and a `Larder` logs that once for each
+/// name.
 /// [`set_permits`](Self::set_permits) changes the number while it is in use.
 ///
 /// Waiters are served first come, first served, also when they want several permits: while a large request is first
@@ -71,8 +70,6 @@ pub struct Semaphore {
     max_hold: Duration,
     max_waiting: u64,
     failover: Failover,
-    /// Whether a different stored number was logged.
-    warned: Arc<AtomicBool>,
 }
 
 impl Semaphore {
@@ -99,7 +96,6 @@ impl Semaphore {
             max_hold: DEFAULT_MAX_HOLD,
             max_waiting: u64::MAX,
             failover: Failover::default(),
-            warned: Arc::default(),
         }
     }
 
@@ -344,6 +340,11 @@ impl Semaphore {
         })
     }
 
+    /// The full name on the server.
+    pub(super) fn name(&self) -> &str {
+        &self.name
+    }
+
     /// Replaces the permits of `old` by `permits` permits in one step; `None` if they were lost.
     pub(super) async fn exchange(
         &self,
@@ -357,7 +358,7 @@ impl Semaphore {
             return Ok(None);
         }
         // Stop the renewals first: one that is sent after the exchange would not find the token.
-        old.end_renewals();
+        let ended = old.end_renewals();
         // From here on, `undo` gives back what the request may have acquired if it fails or is dropped.
         let mut undo = Exchange { semaphore: self, token: other, armed: true };
         let call = Call::new(locks.timeout(), &locks.meter.acquire, async {
@@ -365,6 +366,10 @@ impl Semaphore {
         });
         if !call.await? {
             undo.armed = false;
+            // What was over by the local clock is counted when `old` is dropped.
+            if ended.may_be_held && ended.was_valid {
+                locks.meter.lost();
+            }
             return Ok(None);
         }
         old.exchanged();
@@ -392,20 +397,14 @@ impl Semaphore {
         let quarantine = self.failover.quarantine;
         let request =
             PermitRequest { permits: self.permits, ttl: self.ttl, wait: wait_in_queue, fenced, quarantine };
-        let want = Want::Permits { weight: permits, request };
+        let want = Want::Permits { label: self.label.clone(), weight: permits, request };
         let outcome = match wait {
             Some(end) => Attempt::within(&self.locks, &self.name, want, end).await?,
             None => Attempt::once(&self.locks, &self.name, want).await?,
         };
         let label = &self.label;
         match outcome {
-            AttemptOutcome::Granted(holding, stored) => {
-                if stored != self.permits && !self.warned.swap(true, Ordering::Relaxed) {
-                    tracing::warn!(
-                        target: target::LOCK,
-                        "a semaphore has another number of permits than this handle: the stored number is used"
-                    );
-                }
+            AttemptOutcome::Granted(holding) => {
                 Ok(Some(SemaphorePermit::new(&self.locks, holding, self.ttl, self.max_hold)))
             }
             AttemptOutcome::Held => Ok(None),

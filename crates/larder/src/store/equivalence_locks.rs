@@ -63,6 +63,8 @@ enum Step {
     InUse,
     /// The time of all permits and claims ends.
     EndPermits,
+    /// The semaphore's number is lost. An attempt of a handle with another number may store that then.
+    LoseNumber(Option<u64>),
     /// Which of the three locks of the group, as bits, and whether it waits.
     TakeGroup(u8, u8, bool),
     LateGroup(u8, u8, bool),
@@ -122,6 +124,7 @@ fn steps() -> impl Strategy<Value = Step> {
         1 => (0..4u8, 0..4u8, prop::bool::weighted(0.2)).prop_map(|(a, b, late)| Step::Exchange(a, b, late)),
         1 => Just(Step::InUse),
         2 => Just(Step::EndPermits),
+        1 => prop::option::of(1..4u64).prop_map(Step::LoseNumber),
         8 => (0..4u8, 1..8u8, prop::bool::weighted(0.8)).prop_map(|(t, n, q)| Step::TakeGroup(t, n, q)),
         1 => (0..4u8, 1..8u8, any::<bool>()).prop_map(|(t, n, q)| Step::LateGroup(t, n, q)),
         5 => (0..4u8).prop_map(Step::ConfirmGroup),
@@ -231,7 +234,7 @@ fn taken(taken: Taken, tokens: &MadeTokens) -> Answer {
             let last = tokens.permit_fence.replace(fence);
             Taken::Granted { permits, fence: u64::from(fence > last) }
         }
-        Taken::Waiting { .. } => Taken::Waiting { notified: true },
+        Taken::Waiting { permits, .. } => Taken::Waiting { permits, notified: true },
         other => other,
     })
 }
@@ -302,7 +305,14 @@ async fn take(
             answer
         }
         // The comparison itself tells the stores.
-        Step::End(_) | Step::EndPermits | Step::EndGroup | Step::LoseGroup => Answer::Flag(true),
+        Step::End(_) | Step::EndPermits | Step::EndGroup | Step::LoseGroup | Step::LoseNumber(None) => {
+            Answer::Flag(true)
+        }
+        Step::LoseNumber(Some(permits)) => {
+            let token = tokens.next_permit(3, 1);
+            let request = PermitRequest { permits: *permits, ..request(None, HOUR, token) };
+            taken(store.take_permit(&semaphore, token, request).await?, tokens)
+        }
         Step::Late(lock, token, stand) => {
             let (name, token) = (tokens.lock(*lock), tokens.next(*lock, *token));
             store.give_up(&name, token, HOUR).await?;
@@ -401,6 +411,19 @@ fn late_waiter() -> Vec<Step> {
     ]
 }
 
+/// What chance rarely produces: a waiter that wants more than a number that was stored again, while all permits are
+/// used.
+fn heavy_waiter() -> Vec<Step> {
+    vec![
+        Step::TakePermit(0, 2, None),
+        Step::TakePermit(1, 3, Some(u64::MAX)),
+        Step::LoseNumber(Some(2)),
+        Step::ConfirmPermit(1),
+        Step::ConfirmPermit(1),
+        Step::InUse,
+    ]
+}
+
 #[test]
 fn both_stores_answer_the_same_to_every_history_of_locks() {
     let histories = std::env::var("LARDER_TEST_HISTORIES").ok().and_then(|n| n.parse().ok()).unwrap_or(4_000);
@@ -418,7 +441,11 @@ fn both_stores_answer_the_same_to_every_history_of_locks() {
     runner
         .run(&prop::collection::vec(steps(), 1..32), |history| {
             let number = next.replace(next.get() + 1);
-            let history = if number == 1 { late_waiter() } else { history };
+            let history = match number {
+                1 => late_waiter(),
+                2 => heavy_waiter(),
+                _ => history,
+            };
             // The same names and tokens at both stores.
             let tokens = || MadeTokens {
                 history: number,
@@ -441,6 +468,11 @@ fn both_stores_answer_the_same_to_every_history_of_locks() {
                         let name = of_memory.semaphore();
                         memory.end_permits(&name);
                         server.end_permits(&name).await;
+                    }
+                    if let Step::LoseNumber(_) = step {
+                        let name = of_memory.semaphore();
+                        memory.lose_number(&name);
+                        server.lose_number(&name).await;
                     }
                     if let Step::EndGroup = step {
                         let name = of_memory.group();
@@ -483,4 +515,36 @@ fn both_stores_answer_the_same_to_every_history_of_locks() {
             })
         })
         .unwrap_or_else(|failure| panic!("{failure}"));
+}
+
+async fn grants_of_a_step(store: &(impl PermitStore + LockStore), name: &str) -> [u64; 2] {
+    let request = PermitRequest {
+        permits: 1,
+        ttl: HOUR,
+        wait: WhenTaken::Queue { most: u64::MAX },
+        fenced: false,
+        quarantine: None,
+    };
+    let token = |number: u64| token_of(number << 16, 1);
+    for number in 0..=100 {
+        store.take_permit(name, token(number + 1), request).await.unwrap();
+    }
+    store.set_permits(name, 101, 1).await.unwrap();
+    let at_once = store.permits_in_use(name).await.unwrap();
+    let last = [LockToken { lock: name.to_owned(), token: token(101) }];
+    store.heartbeat(&last, HOUR).await.unwrap();
+    [at_once, store.permits_in_use(name).await.unwrap()]
+}
+
+#[tokio::test]
+async fn a_step_grants_64_permits_at_most_and_the_next_heartbeat_continues() {
+    let timing = QueueTiming { claim: 5 * HOUR, live: 5 * HOUR };
+    let mut server = real_store().await;
+    server.timing = timing;
+    let mut memory =
+        MemoryStore::new(Bounds::default(), Clock::default(), Arc::new(Invalidations::default()));
+    memory.timing = timing;
+    let name = format!("{SEMAPHORES}{{many}}");
+    assert_eq!(grants_of_a_step(&memory, &name).await, [65, 101]);
+    assert_eq!(grants_of_a_step(&server, &name).await, [65, 101]);
 }

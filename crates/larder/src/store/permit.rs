@@ -71,11 +71,11 @@ pub(crate) enum Taken {
     /// permits. The fence is 0 if none was asked for.
     Granted { permits: u64, fence: u64 },
     /// Too few are free, or others wait.
-    Full,
+    Full { permits: u64 },
     /// The attempt waits. `notified` tells whether the store will report a change of its wake-up name.
-    Waiting { notified: bool },
+    Waiting { permits: u64, notified: bool },
     /// The queue is full.
-    QueueFull,
+    QueueFull { permits: u64 },
     /// The attempt wants more permits than there are.
     TooHeavy { permits: u64 },
     /// As [`Attempted::Quarantined`](super::lock::Attempted::Quarantined).
@@ -83,6 +83,21 @@ pub(crate) enum Taken {
     Quarantined { until: u64 },
     /// The attempt does not wait: it was cancelled before, or it lost its place.
     Gone,
+}
+
+impl Taken {
+    /// Returns the stored number of permits, if the reply tells it.
+    pub(crate) fn number(self) -> Option<u64> {
+        match self {
+            // 0 if the number was lost since the grant.
+            Self::Granted { permits, .. } => Some(permits).filter(|permits| *permits > 0),
+            Self::Full { permits }
+            | Self::Waiting { permits, .. }
+            | Self::QueueFull { permits }
+            | Self::TooHeavy { permits } => Some(permits),
+            Self::Quarantined { .. } | Self::Gone => None,
+        }
+    }
 }
 
 store_operations! {

@@ -177,16 +177,16 @@ impl MemorySemaphore {
             return Taken::Granted { permits, fence: 0 };
         }
         match request.wait {
-            WhenTaken::No => Taken::Full,
+            WhenTaken::No => Taken::Full { permits },
             WhenTaken::Queue { most } if u64::try_from(self.queue.len()).unwrap_or(u64::MAX) >= most => {
-                Taken::QueueFull
+                Taken::QueueFull { permits }
             }
             WhenTaken::Queue { .. } => {
                 self.last_ticket = self.last_ticket.saturating_add(1);
                 let (ticket, state) = (self.last_ticket, State::Queued { last_heartbeat: now });
                 self.queue.insert(ticket, token);
                 self.waiters.insert(token, Waiter { ticket, state });
-                Taken::Waiting { notified: true }
+                Taken::Waiting { permits, notified: true }
             }
         }
     }
@@ -224,14 +224,17 @@ impl MemorySemaphore {
         // Without a claim: grant what is free, in the order of the queue, and see whether that gave this
         // attempt one.
         if !matches!(waiter.state, State::Claimed) {
+            if weight(token) > permits {
+                self.forget(token);
+                return Taken::TooHeavy { permits };
+            }
             waiter.state = State::Queued { last_heartbeat: now };
             self.grant(now, timing, woken);
             woken.retain(|other| *other != token);
             match self.waiters.get(&token).map(|waiter| waiter.state) {
-                None => return Taken::TooHeavy { permits },
                 Some(State::Claimed) => {}
                 Some(_) if self.take_over(now, token, timing) => {}
-                Some(_) => return Taken::Waiting { notified: true },
+                _ => return Taken::Waiting { permits, notified: true },
             }
         }
         // The claim becomes a hold.
@@ -387,6 +390,12 @@ impl MemoryStore {
             Some(semaphore) => semaphore.heartbeat(now, tickets, timing, woken),
             None => vec![QueueStatus::Gone; tickets.len()],
         })
+    }
+
+    /// Loses the number of permits.
+    #[cfg(test)]
+    pub(in crate::store) fn lose_number(&self, name: &str) {
+        self.on_semaphore(name, |semaphore, _, _, _| semaphore.number = None);
     }
 
     /// Ends everything that is held.

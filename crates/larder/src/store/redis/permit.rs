@@ -35,6 +35,14 @@ impl RedisStore {
         self.network.run_script(semaphore, quarantined, &keys, &arguments, replay).await
     }
 
+    /// Loses the number of permits, as a server that evicts does.
+    #[cfg(test)]
+    pub(in crate::store) async fn lose_number(&self, semaphore: &str) {
+        let [_, number, ..] = semaphore_names(semaphore);
+        let command = super::wire::Request::new("HDEL").arg(&*number).arg("permits").arg("version");
+        self.network.run(semaphore, &command, Replay::Safe).await.unwrap();
+    }
+
     /// Runs a script for a whole semaphore.
     async fn run_of_semaphore(
         &self,
@@ -63,11 +71,11 @@ fn taken(answer: Reply) -> Result<Taken> {
             let fence = rest.first().map(number).transpose()?.unwrap_or_default();
             Taken::Granted { permits, fence }
         }
-        Reply::Int(0) => Taken::Full,
-        Reply::Int(2) => Taken::Waiting { notified: false },
+        Reply::Int(0) => Taken::Full { permits },
+        Reply::Int(2) => Taken::Waiting { permits, notified: false },
         Reply::Int(-1) => Taken::Gone,
         Reply::Int(-2) => Taken::TooHeavy { permits },
-        Reply::Int(-3) => Taken::QueueFull,
+        Reply::Int(-3) => Taken::QueueFull { permits },
         other => return Err(unexpected(other)),
     })
 }

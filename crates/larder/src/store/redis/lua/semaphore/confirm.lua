@@ -54,12 +54,16 @@ if not permits then
 end
 -- Without a claim: grant what is free, in the order of the queue, and see whether that gave this attempt one.
 if string.sub(state, 1, 1) ~= 't' then
+  -- The number may have been lost and stored again, lower, while all permits are used.
+  if weight_of(ARGV[1]) > permits then
+    redis.call('ZREM', queue, ARGV[1])
+    redis.call('HDEL', seen, ARGV[1])
+    return { -2, permits }
+  end
   redis.call('HSET', seen, ARGV[1], now)
   grant(permits, used, now, ARGV[3], tonumber(ARGV[4]))
   state = redis.call('HGET', seen, ARGV[1])
-  if not state then
-    return { -2, permits }
-  elseif string.sub(state, 1, 1) ~= 't' and not take_over(ARGV[1], now, ARGV[3]) then
+  if string.sub(state, 1, 1) ~= 't' and not take_over(ARGV[1], now, ARGV[3]) then
     return { 2, permits }
   end
 end
