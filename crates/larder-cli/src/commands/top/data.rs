@@ -56,7 +56,8 @@ impl Pane {
     }
 }
 
-/// A column. Its width has room for its title and an arrow. The first one takes the room that is left; those with a high rank leave first where it is narrow.
+/// A column. Its width has room for its title and an arrow. The first one takes the room that is left; those with a
+/// high rank leave first where it is narrow.
 #[derive(Debug)]
 pub(crate) struct Column {
     pub(crate) title: &'static str,
