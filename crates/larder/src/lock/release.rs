@@ -57,7 +57,8 @@ pub(super) fn end_in_background(
     ttl: Duration,
     how: Ending,
 ) {
-    if let store @ AnyStore::Memory(_) = context.coordination_even_closed() {
+    let store = context.coordination_even_closed();
+    if matches!(store, AnyStore::Memory(_)) {
         // Done here and not in a task: there may be no runtime left that could run it.
         let _ = how.send(store, &name, token).now_or_never();
         return;
