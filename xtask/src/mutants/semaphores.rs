@@ -98,20 +98,12 @@ pub(super) const MUTANTS: &[Mutant] = &[
     ),
     mutant(
         "a permit that expired before its release is not counted as lost",
-        &[switched(
-            "crates/larder/src/lock/permit.rs",
-            "release_state.may_be_held",
-            "false",
-        )],
+        &[switched("crates/larder/src/lock/permit.rs", "release_state.may_be_held", "false")],
         &[RENEWED],
     ),
     mutant(
         "a permit that expired before its drop is not counted as lost",
-        &[switched(
-            "crates/larder/src/lock/permit.rs",
-            "!was_valid",
-            "false",
-        )],
+        &[switched("crates/larder/src/lock/permit.rs", "!was_valid", "false")],
         &[RENEWED],
     ),
     mutant(
