@@ -1,5 +1,6 @@
 //! One connection: a handle for callers, and the task that drives the stream.
 
+use std::collections::VecDeque;
 use std::future::Future;
 use std::io::IoSlice;
 use std::pin::Pin;
@@ -7,7 +8,8 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use tokio::io::{AsyncRead, AsyncWrite};
-use tracing::instrument::WithSubscriber;
+use tracing::Dispatch;
+use tracing::dispatcher::{get_default, with_default};
 
 use super::decode::Frame;
 use super::entries::{Place, Replies, Wakers};
@@ -49,18 +51,19 @@ impl Connection {
         let task = ConnectionTask {
             stream,
             events,
+            subscriber: get_default(Dispatch::clone),
             queue: queue.clone(),
             out: Outgoing::default(),
             flushed: true,
             written: 0,
             stuck: false,
             reader: Reader::default(),
-            replies: Vec::new(),
+            replies: VecDeque::new(),
             written_before: 0,
             wakers: Wakers::default(),
             ended: false,
         };
-        tokio::spawn(task.with_current_subscriber());
+        tokio::spawn(task);
         Self { queue }
     }
 
@@ -163,6 +166,9 @@ impl Drop for Sending<'_> {
 struct ConnectionTask<S, E: FnMut(Event<'_>)> {
     stream: S,
     events: E,
+    /// Receives what `events` traces: the subscriber of the caller that opened the connection. Only for `events`,
+    /// because setting it for each poll would cost as much as the rest of the poll.
+    subscriber: Dispatch,
     queue: Arc<RequestQueue>,
     /// The bytes that are being written.
     out: Outgoing,
@@ -173,7 +179,7 @@ struct ConnectionTask<S, E: FnMut(Event<'_>)> {
     stuck: bool,
     reader: Reader,
     /// Replies that were read and not handed out yet.
-    replies: Vec<Reply>,
+    replies: VecDeque<Reply>,
     /// How many bytes had been written when they were read: no reply is one to a later request.
     written_before: u64,
     wakers: Wakers,
@@ -296,11 +302,11 @@ where
 
     /// Reports pushes and collects replies. Frames before a malformed frame are still valid.
     fn take_frames(&mut self) -> Result<(), WireError> {
-        let (events, replies) = (&mut self.events, &mut self.replies);
+        let (events, replies, subscriber) = (&mut self.events, &mut self.replies, &self.subscriber);
         self.written_before = self.written;
         self.reader.frames(|frame| match frame {
-            Frame::Push(push) => events(Event::Push(&push)),
-            Frame::Reply(reply) => replies.push(reply),
+            Frame::Push(push) => with_default(subscriber, || events(Event::Push(&push))),
+            Frame::Reply(reply) => replies.push_back(reply),
         })
     }
 }
@@ -317,7 +323,7 @@ impl<S, E: FnMut(Event<'_>)> ConnectionTask<S, E> {
         if count == 0 {
             return Ok(());
         }
-        let replies = self.replies.drain(..count);
+        let replies = std::iter::from_fn(|| self.replies.pop_front()).take(count);
         let delivered = self.queue.deliver(replies, self.written_before, &mut self.wakers);
         self.wakers.wake();
         delivered
@@ -329,7 +335,7 @@ impl<S, E: FnMut(Event<'_>)> ConnectionTask<S, E> {
         if !std::mem::replace(&mut self.ended, true) {
             // If one of these is a reply to no request, the connection has a reason to end already.
             let _ = self.hand_out(self.replies.len());
-            (self.events)(Event::Ended { stranded });
+            with_default(&self.subscriber, || (self.events)(Event::Ended { stranded }));
             self.queue.fail(why, self.written);
         }
     }
