@@ -28,6 +28,7 @@ pub(crate) fn run(arguments: &[String]) -> Result<(), Failure> {
     step("guides", || {
         finish(&mut cargo(&["check", "--locked", "-p", "larder-bench", "--features", "guides", "--examples"]))
     })?;
+    step("fuzz targets", fuzz_targets)?;
     step("oldest Rust", oldest_rust)?;
     step("documentation", documentation)?;
     step("prose", prose::run)?;
@@ -39,6 +40,14 @@ pub(crate) fn run(arguments: &[String]) -> Result<(), Failure> {
 
 fn clippy(selection: &[&str]) -> Result<(), Failure> {
     finish(cargo(&["clippy", "--locked"]).args(selection).args(["--", "-D", "warnings"]))
+}
+
+/// Checks the fuzz targets, which are a workspace of their own, without libFuzzer.
+fn fuzz_targets() -> Result<(), Failure> {
+    const MANIFEST: [&str; 2] = ["--manifest-path", "crates/larder/fuzz/Cargo.toml"];
+    finish(cargo(&["fmt", "--check"]).args(MANIFEST))?;
+    let mut clippy = cargo(&["clippy", "--locked", "--no-default-features", "--target-dir", "target/fuzz"]);
+    finish(clippy.args(MANIFEST).args(["--", "-D", "warnings"]))
 }
 
 /// Checks that larder builds with the Rust version that Cargo.toml promises, if rustup has it. In any case Clippy's

@@ -6,6 +6,8 @@ mod allocations;
 mod bare;
 #[cfg(feature = "rivals")]
 mod chart;
+#[cfg(feature = "rivals")]
+mod codec;
 mod commands;
 mod count;
 mod driver;
@@ -115,6 +117,9 @@ fn measure(options: &Options) -> Outcome<()> {
     if asked(Subcommand::NearRivals) {
         findings.join(near_rivals(options)?);
     }
+    if asked(Subcommand::Codec) {
+        findings.join(codec(options)?);
+    }
     if options.subcommand == Subcommand::All {
         findings.add("machine", machine::describe(began, options.pairs)?);
     }
@@ -146,6 +151,11 @@ fn lock_rivals(options: &Options) -> Outcome<Findings> {
 }
 
 #[cfg(feature = "rivals")]
+fn codec(options: &Options) -> Outcome<Findings> {
+    codec::run(options.pairs)
+}
+
+#[cfg(feature = "rivals")]
 fn contend(arguments: &[String]) -> Outcome<()> {
     lock_rivals::contend(arguments)
 }
@@ -170,6 +180,11 @@ fn near_rivals(_: &Options) -> Outcome<Findings> {
 
 #[cfg(not(feature = "rivals"))]
 fn lock_rivals(_: &Options) -> Outcome<Findings> {
+    Err(NOT_BUILT.into())
+}
+
+#[cfg(not(feature = "rivals"))]
+fn codec(_: &Options) -> Outcome<Findings> {
     Err(NOT_BUILT.into())
 }
 

@@ -20,8 +20,9 @@ larder-bench SUBCOMMAND [OPTIONS]      larder beside its rivals, on servers that
   locks         a lock beside SET NX PX and a script, and how long it takes from one holder to the next
   lock-rivals   larder's locks beside rslock and a BLPOP token: uncontended, and 10 contenders in 2 processes (feature `rivals`)
   limits        what a decision of a rate limit costs the server and the client, beside scripts and rivals
-  rivals        larder, cached and multi-tier-cache beside the bare driver (feature `rivals`)
-  near-rivals   larder's near tier beside those of rustis and multi-tier-cache (feature `rivals`)
+  rivals        larder, cached, multi-tier-cache and rustis beside the bare driver (feature `rivals`)
+  near-rivals   larder's near tier beside moka, amalgam-cache, rustis and multi-tier-cache (feature `rivals`)
+  codec         larder's codec of replies beside the crate redis-protocol, in memory (feature `rivals`)
   all           all of these, with --instructions
 
   --pairs N        rounds a configuration; default 40, at least 20 to be worth anything
@@ -47,6 +48,7 @@ pub(crate) enum Subcommand {
     LockRivals,
     Rivals,
     NearRivals,
+    Codec,
     All,
 }
 
@@ -68,6 +70,7 @@ impl Subcommand {
             "lock-rivals" => Self::LockRivals,
             "rivals" => Self::Rivals,
             "near-rivals" => Self::NearRivals,
+            "codec" => Self::Codec,
             "all" => Self::All,
             _ => return None,
         })

@@ -1,4 +1,4 @@
-//! larder compared with the caches of other authors on the same driver.
+//! larder compared with the caches of other authors, and with another driver.
 //!
 //! Each is used in the fastest way that its public interface offers for the job: a typed value by key, with a time to
 //! live.
@@ -7,6 +7,7 @@ mod cached;
 mod multi_tier;
 pub(crate) mod near;
 mod rustis_cache;
+mod rustis_client;
 
 use std::fs;
 use std::path::Path;
@@ -20,6 +21,7 @@ use crate::ours::Ours;
 use crate::rounds::{Flavour, compare};
 use crate::table::{Table, interval, rate, ratio};
 use multi_tier::{MultiTier, RedisTier};
+use rustis_client::RustisClient;
 
 const TASKS: [u64; 2] = [1, 64];
 const PLOT: &str = "rivals.svg";
@@ -86,6 +88,7 @@ async fn lanes(url: &str, operation: Operation, tasks: u64) -> Outcome<Vec<Lane>
         lane("larder", Ours::connect(url).await?, operation, tasks).await?,
         lane("larder, MessagePack", Ours::with_message_pack(url).await?, operation, tasks).await?,
         lane("cached (MessagePack)", Cached::connect(url).await?, operation, tasks).await?,
+        lane("rustis + serde_json", RustisClient::connect(url).await?, operation, tasks).await?,
         lane("multi-tier-cache", MultiTier::connect(url).await?, operation, tasks).await?,
         lane("multi-tier-cache, Redis only", RedisTier::connect(url).await?, operation, tasks).await?,
     ])

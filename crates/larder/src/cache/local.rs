@@ -9,9 +9,9 @@ use super::{Cache, NearTier};
 use crate::clock::Moment;
 use crate::envelope::TagVersion;
 use crate::error::Result;
-use crate::key::{CacheKey, KeyText, PlainKey};
+use crate::key::{CacheKey, KeyText};
 use crate::name::Name;
-use crate::near::{Copied, EntryKeyRef, InsertTicket};
+use crate::near::{Copied, EntryKeyRef, GivenKey, InsertTicket};
 use crate::store::Store;
 use crate::store::session::ReadStamp;
 use crate::value::{Meta, Value};
@@ -43,24 +43,33 @@ where
         take: impl FnOnce(NearCopy<V>) -> T,
     ) -> Result<Option<T>> {
         let Some(near) = self.near_tier() else { return Ok(None) };
-        let schema = self.policy.schema;
-        let mut text;
-        let near_key = match key.plain() {
-            Some(PlainKey::Int(number)) => EntryKeyRef::int(schema, number),
-            Some(PlainKey::Text(text)) => EntryKeyRef::text(schema, text),
-            None => {
-                text = Name::new();
-                key.write(&mut KeyText::new(&mut text));
-                EntryKeyRef::text(schema, &text)
-            }
+        let found = match key.plain() {
+            Some(plain) => match near.copies.find(&GivenKey::new(self.policy.schema, plain)) {
+                None if plain.may_be_escaped() => self.find_written(near, key),
+                found => found,
+            },
+            None => self.find_written(near, key),
         };
-        self.valid_copy(near, near_key, || self.entry(key), take)
+        match found {
+            Some(found) => self.valid_copy(found.what, || self.entry(key), take),
+            None => Ok(None),
+        }
     }
 
-    /// Does the same for an entry whose name is there already.
+    /// Finds the copy of a key by its text.
+    fn find_written<K: CacheKey>(&self, near: &NearTier<V>, key: &K) -> Option<Copied<NearCopy<V>>> {
+        let mut text = Name::new();
+        key.write(&mut KeyText::new(&mut text));
+        near.copies.find(&EntryKeyRef::text(self.policy.schema, &text))
+    }
+
+    /// Does the same as [`get_near`](Self::get_near) for an entry whose name is there already.
     pub(super) fn get_local<T>(&self, entry: &str, take: impl FnOnce(NearCopy<V>) -> T) -> Result<Option<T>> {
         let Some(near) = self.near_tier() else { return Ok(None) };
-        self.valid_copy(near, self.near_key(entry), || Ok(Name::from(entry)), take)
+        match near.copies.find(&self.near_key(entry)) {
+            Some(found) => self.valid_copy(found.what, || Ok(Name::from(entry)), take),
+            None => Ok(None),
+        }
     }
 
     /// Returns the near tier's key of an entry of this handle, by its name.
@@ -71,13 +80,11 @@ where
     #[inline]
     fn valid_copy<T>(
         &self,
-        near: &NearTier<V>,
-        key: EntryKeyRef<'_>,
+        copy: NearCopy<V>,
         name: impl FnOnce() -> Result<Name>,
         take: impl FnOnce(NearCopy<V>) -> T,
     ) -> Result<Option<T>> {
         let sessions = self.context.store()?.sessions();
-        let Some(Copied { what: copy, .. }) = near.copies.find(&key) else { return Ok(None) };
         let now = self.context.clock.moment();
         let valid = now.mono() < copy.until
             && sessions.is_valid(copy.seen, now)

@@ -1,15 +1,20 @@
 //! Keys of near copies: the key of an entry, without the name of its cache.
 //!
-//! A hit looks its copy up by [`EntryKeyRef`], which is made of the caller's key and builds no name. An invalidation
+//! A hit looks its copy up by [`GivenKey`], which is the caller's key as it is and builds no name. An invalidation
 //! names the entry as the server does; [`EntryName::parse`] reads the cache and the key out of that name, once. Both
 //! ways lead to one copy, because a text that is the canonical decimal form of a `u64` counts as that integer: the
 //! keys `7u64` and `"7"` have the same name, and so the same copy. `"07"` and `"+7"` are other names, and stay text.
+//!
+//! The text in a name is escaped, the caller's is not, and a hit does not search it for what would be escaped. A stored
+//! text without `%` is the same in both forms; one with `%` knows that it is escaped, and no caller's text is equal to
+//! it. So a text that must be escaped finds nothing as it is, and is then written and looked up again.
 
 use std::hash::{Hash, Hasher};
 
 use quick_cache::Equivalent;
 
 use super::tier::TierKey;
+use crate::key::PlainKey;
 
 /// The longest text that a stored key holds in place, so that comparing it takes no second access to memory.
 const SHORT: usize = 22;
@@ -20,6 +25,8 @@ const MOST_DIGITS: usize = 20;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct EntryKey {
     schema: u32,
+    /// Whether a part of the text is escaped.
+    escaped: bool,
     part: StoredPart,
 }
 
@@ -59,6 +66,34 @@ impl<'a> EntryKeyRef<'a> {
     pub(crate) fn text(schema: u32, text: &'a str) -> Self {
         let text = text.as_bytes();
         Self { schema, part: decimal(text).map_or(KeyPart::Text(text), KeyPart::Int) }
+    }
+}
+
+/// A key as its caller gives it, not escaped.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct GivenKey<'a>(EntryKeyRef<'a>);
+
+impl<'a> GivenKey<'a> {
+    #[inline]
+    pub(crate) fn new(schema: u32, key: PlainKey<'a>) -> Self {
+        Self(match key {
+            PlainKey::Int(number) => EntryKeyRef::int(schema, number),
+            PlainKey::Text(text) => EntryKeyRef::text(schema, text),
+        })
+    }
+}
+
+impl Hash for GivenKey<'_> {
+    #[inline]
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.0.hash(state);
+    }
+}
+
+impl Equivalent<EntryKey> for GivenKey<'_> {
+    #[inline]
+    fn equivalent(&self, key: &EntryKey) -> bool {
+        self.0.equivalent(key) && !key.escaped
     }
 }
 
@@ -103,6 +138,7 @@ impl EntryKey {
 
 impl From<EntryKeyRef<'_>> for EntryKey {
     fn from(key: EntryKeyRef<'_>) -> Self {
+        let escaped = matches!(key.part, KeyPart::Text(text) if text.contains(&b'%'));
         let part = match key.part {
             KeyPart::Int(number) => StoredPart::Int(number),
             KeyPart::Text(text) => {
@@ -116,7 +152,7 @@ impl From<EntryKeyRef<'_>> for EntryKey {
                 }
             }
         };
-        Self { schema: key.schema, part }
+        Self { schema: key.schema, escaped, part }
     }
 }
 
@@ -129,7 +165,33 @@ impl Hash for EntryKey {
 impl Equivalent<EntryKey> for EntryKeyRef<'_> {
     #[inline]
     fn equivalent(&self, key: &EntryKey) -> bool {
-        *self == key.borrowed()
+        self.schema == key.schema
+            && match (self.part, key.borrowed().part) {
+                (KeyPart::Int(number), KeyPart::Int(other)) => number == other,
+                (KeyPart::Text(text), KeyPart::Text(other)) => is_same(text, other),
+                _ => false,
+            }
+    }
+}
+
+/// Compares texts. Nearly all keys are short, and comparing a few words takes less time than a call of `memcmp`.
+#[inline]
+fn is_same(text: &[u8], other: &[u8]) -> bool {
+    if text.len() != other.len() {
+        return false;
+    }
+    match text.len() {
+        0..4 => text.iter().eq(other),
+        4..8 => {
+            text.first_chunk::<4>() == other.first_chunk() && text.last_chunk::<4>() == other.last_chunk()
+        }
+        8..16 => {
+            text.first_chunk::<8>() == other.first_chunk() && text.last_chunk::<8>() == other.last_chunk()
+        }
+        16..=32 => {
+            text.first_chunk::<16>() == other.first_chunk() && text.last_chunk::<16>() == other.last_chunk()
+        }
+        _ => text == other,
     }
 }
 
@@ -177,7 +239,7 @@ mod tests {
     use quick_cache::DefaultHashBuilder;
 
     use super::*;
-    use crate::key::{CacheKey, KeyText, PlainKey};
+    use crate::key::{CacheKey, KeyText};
     use crate::keyspace::Keyspace;
     use crate::name::Name;
 
@@ -230,6 +292,31 @@ mod tests {
     }
 
     #[test]
+    fn texts_are_equal_only_if_all_bytes_are() {
+        for length in 0..3 * SHORT {
+            let one = "x".repeat(length);
+            let stored = EntryKey::from(text(&one));
+            assert!(text(&one).equivalent(&stored));
+            assert!(!text(&format!("{one}x")).equivalent(&stored));
+            for place in 0..length {
+                let mut other = one.clone();
+                other.replace_range(place..=place, "y");
+                assert!(!text(&other).equivalent(&stored), "{other}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_key_that_must_be_escaped_is_found_only_by_its_escaped_text() {
+        let given = |text| GivenKey::new(0, PlainKey::Text(text));
+        let stored = EntryKey::from(text("100%25"));
+        assert!(text("100%25").equivalent(&stored));
+        // As it is, this text names the entry `100%2525`, and `100%` names this one.
+        assert!(!given("100%25").equivalent(&stored) && !given("100%").equivalent(&stored));
+        assert!(given("100").equivalent(&EntryKey::from(text("100"))));
+    }
+
+    #[test]
     fn the_parts_of_a_name_are_found() {
         let parts = |name| EntryName::parse(name).map(|name| (name.cache, name.key));
         assert_eq!(parts("user:7"), Some(("user", int(7))));
@@ -245,13 +332,19 @@ mod tests {
         }
     }
 
-    /// The key as a hit makes it: of the caller's key, without its name.
-    fn of_key(key: &impl CacheKey, schema: u32, written: &Name) -> EntryKey {
-        match key.plain() {
-            Some(PlainKey::Int(number)) => EntryKeyRef::int(schema, number).into(),
-            Some(PlainKey::Text(text)) => EntryKeyRef::text(schema, text).into(),
-            None => EntryKeyRef::text(schema, written).into(),
-        }
+    /// Whether a hit finds the copy: by the caller's key as it is, or by its written form if it may be escaped.
+    fn finds(key: &impl CacheKey, schema: u32, written: &Name, stored: &EntryKey) -> bool {
+        let hasher = DefaultHashBuilder::default();
+        let by_text = || {
+            let key = EntryKeyRef::text(schema, written);
+            key.equivalent(stored) && hasher.hash_one(key) == hasher.hash_one(stored)
+        };
+        let Some(plain) = key.plain() else { return by_text() };
+        let given = GivenKey::new(schema, plain);
+        let found = given.equivalent(stored) && hasher.hash_one(given) == hasher.hash_one(stored);
+        // What a name is not made of finds nothing: no other key's copy.
+        assert_eq!(found, !written.contains('%'), "{}", written.as_str());
+        found || (plain.may_be_escaped() && by_text())
     }
 
     fn check(key: &impl CacheKey, namespace: Option<&str>, schema: u32) {
@@ -261,7 +354,7 @@ mod tests {
         let name = format!("{prefix}{}", written.as_str());
         let parsed = EntryName::parse(&name).unwrap();
         assert!(parsed.is_of("user") && prefix.starts_with(parsed.cache), "{name}");
-        assert!(parsed.key.equivalent(&of_key(key, schema, &written)), "{name}");
+        assert!(finds(key, schema, &written, &EntryKey::from(parsed.key)), "{name}");
     }
 
     proptest! {

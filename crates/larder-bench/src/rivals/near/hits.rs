@@ -1,6 +1,10 @@
 //! How fast a near hit is.
+//!
+//! moka and amalgam-cache keep decoded values, as larder does; the others keep bytes. amalgam-cache has no second tier
+//! here, and moka is a library for caches in one process, so neither learns of a write by another one.
 
 use std::hint::black_box;
+use std::sync::Arc;
 
 use super::super::multi_tier::TwoTiers;
 use super::super::rustis_cache::Rustis;
@@ -8,6 +12,7 @@ use super::NearCache;
 use crate::item::Item;
 use crate::lane::{Lane, Outcome};
 use crate::near_hits::{self, BareNear};
+use crate::ours::TTL;
 use crate::rounds::{Flavour, compare};
 use crate::table::{Table, interval, ratio, spread};
 use crate::zipf::Draws;
@@ -48,8 +53,11 @@ async fn lanes(url: &str, draws: &Draws) -> Outcome<Vec<Lane>> {
     let mut lanes = vec![
         bare.lane("bare `quick_cache`", draws, 1).times(LOOKUPS),
         ours.get_lane("larder, `get` of an `Arc`", draws, 1).times(LOOKUPS / 2),
+        ours.text_lane("larder, `get` by text", draws, 1).times(LOOKUPS / 2),
         ours.get_or_load_lane("larder, `get_or_load` of an `Arc`", draws, 1).times(LOOKUPS / 2),
     ];
+    lanes.push(of_moka(draws));
+    lanes.push(of_amalgam(draws).await?);
     let (cache, walked) = (rustis.clone(), draws.clone());
     let lane = Lane::new("rustis, bytes", 1, move |ids| {
         let (cache, walk) = (cache.clone(), walked.walk(&ids));
@@ -75,6 +83,49 @@ async fn lanes(url: &str, draws: &Draws) -> Outcome<Vec<Lane>> {
     lanes.push(lane.computing().times(COPIES));
     lanes.push(typed("multi-tier-cache, `get_typed`", tiers, draws));
     Ok(lanes)
+}
+
+fn names() -> Arc<[String]> {
+    (0..KEYS).map(|id| format!("item-{id}")).collect()
+}
+
+fn of_moka(draws: &Draws) -> Lane {
+    let (copies, names, draws) = (moka::sync::Cache::new(2 * KEYS), names(), draws.clone());
+    for (id, name) in (0..).zip(names.iter()) {
+        copies.insert(name.clone(), Arc::new(Item::new(id)));
+    }
+    Lane::new("moka, `sync`", 1, move |ids| {
+        let (copies, names, walk) = (copies.clone(), names.clone(), draws.walk(&ids));
+        Box::pin(async move {
+            for id in walk {
+                let name = names.get(usize::try_from(id)?).ok_or("no such key")?;
+                black_box(copies.get(name.as_str()).ok_or("a copy is gone")?);
+            }
+            Ok(())
+        })
+    })
+    .computing()
+    .times(LOOKUPS / 2)
+}
+
+async fn of_amalgam(draws: &Draws) -> Outcome<Lane> {
+    let copies: amalgam::Cache<Arc<Item>> = amalgam::Cache::builder().try_build()?;
+    let (names, draws) = (names(), draws.clone());
+    for (id, name) in (0..).zip(names.iter()) {
+        let item = Arc::new(Item::new(id));
+        copies.set(name.as_str(), item).options(|options| options.with_duration(TTL)).await?;
+    }
+    let lane = Lane::new("amalgam-cache, `try_get`", 1, move |ids| {
+        let (copies, names, walk) = (copies.clone(), names.clone(), draws.walk(&ids));
+        Box::pin(async move {
+            for id in walk {
+                let name = names.get(usize::try_from(id)?).ok_or("no such key")?;
+                black_box(copies.try_get(name.as_str()).await?.ok_or("a copy is gone")?);
+            }
+            Ok(())
+        })
+    });
+    Ok(lane.computing().times(LOOKUPS / 2))
 }
 
 fn typed<N: NearCache>(name: &'static str, cache: N, draws: &Draws) -> Lane {

@@ -395,7 +395,11 @@ impl MemoryStore {
     /// Loses the number of permits.
     #[cfg(test)]
     pub(in crate::store) fn lose_number(&self, name: &str) {
-        self.on_semaphore(name, |semaphore, _, _, _| semaphore.number = None);
+        self.on_shard(name, |shard, _, _, _| {
+            if let Some(semaphore) = shard.known(name) {
+                semaphore.number = None;
+            }
+        });
     }
 
     /// Ends everything that is held.

@@ -1,5 +1,6 @@
 //! One connection: a handle for callers, and the task that drives the stream.
 
+use std::collections::VecDeque;
 use std::future::Future;
 use std::io::IoSlice;
 use std::pin::Pin;
@@ -7,7 +8,8 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use tokio::io::{AsyncRead, AsyncWrite};
-use tracing::instrument::WithSubscriber;
+use tracing::Dispatch;
+use tracing::dispatcher::{get_default, with_default};
 
 use super::decode::Frame;
 use super::entries::{Place, Replies, Wakers};
@@ -20,6 +22,8 @@ use super::request::Request;
 
 /// The most slices that are passed to one vectored write.
 const SLICES: usize = 16;
+/// From so many replies on, the replies of one read are handed out in two halves.
+const MANY: usize = 16;
 
 /// What the task of a connection reports. The report is made before any later reply is handed out.
 #[derive(Debug)]
@@ -47,17 +51,19 @@ impl Connection {
         let task = ConnectionTask {
             stream,
             events,
+            subscriber: get_default(Dispatch::clone),
             queue: queue.clone(),
             out: Outgoing::default(),
             flushed: true,
             written: 0,
             stuck: false,
             reader: Reader::default(),
-            replies: Vec::new(),
+            replies: VecDeque::new(),
+            written_before: 0,
             wakers: Wakers::default(),
             ended: false,
         };
-        tokio::spawn(task.with_current_subscriber());
+        tokio::spawn(task);
         Self { queue }
     }
 
@@ -160,6 +166,9 @@ impl Drop for Sending<'_> {
 struct ConnectionTask<S, E: FnMut(Event<'_>)> {
     stream: S,
     events: E,
+    /// Receives what `events` traces: the subscriber of the caller that opened the connection. Only for `events`,
+    /// because setting it for each poll would cost as much as the rest of the poll.
+    subscriber: Dispatch,
     queue: Arc<RequestQueue>,
     /// The bytes that are being written.
     out: Outgoing,
@@ -169,7 +178,10 @@ struct ConnectionTask<S, E: FnMut(Event<'_>)> {
     /// The stream took only a part of the last write. Bytes that it takes afterwards show that the server reads.
     stuck: bool,
     reader: Reader,
-    replies: Vec<Reply>,
+    /// Replies that were read and not handed out yet.
+    replies: VecDeque<Reply>,
+    /// How many bytes had been written when they were read: no reply is one to a later request.
+    written_before: u64,
     wakers: Wakers,
     ended: bool,
 }
@@ -198,22 +210,41 @@ where
     E: FnMut(Event<'_>) + Unpin,
 {
     /// Writes and reads until both would wait. Returns the reason when the connection has ended.
+    ///
+    /// After it has woken several callers, the task waits until they have run, so that what they send next is written
+    /// at once and not one by one. Many replies are handed out in two halves, with a write in between: the server then
+    /// works on the requests of the first callers while the others run. Without that, the two would take turns.
     fn drive(&mut self, cx: &mut Context<'_>) -> Poll<WireError> {
         loop {
-            match self.queue.next_work(cx, &mut self.out, self.written) {
-                NextStep::Go => {}
+            let more = match self.queue.next_work(cx, &mut self.out, self.written) {
+                NextStep::Go { more } => more,
                 NextStep::Drain { idle: true } | NextStep::Close => return Poll::Ready(WireError::GivenUp),
-                NextStep::Drain { idle: false } => self.out.clear(),
-            }
+                NextStep::Drain { idle: false } => {
+                    self.out.clear();
+                    false
+                }
+            };
             let (wrote, broken) = match self.write(cx) {
                 Ok(wrote) => (wrote, None),
                 // Read before failing: a server often sends an error before it closes the connection, and that error
                 // says more than the failed write.
                 Err(error) => (true, Some(error)),
             };
+            if !self.replies.is_empty() {
+                if let Err(error) = self.hand_out(self.replies.len()) {
+                    return Poll::Ready(error);
+                }
+                if broken.is_none() {
+                    return let_others_run(cx);
+                }
+            }
             match (self.reader.poll_read(cx, &mut self.stream), broken) {
                 (Poll::Ready(Ok(())), broken) => {
-                    if let Err(error) = self.take_frames() {
+                    let read = self.take_frames();
+                    let count = self.replies.len();
+                    let now =
+                        if read.is_ok() && broken.is_none() && count >= MANY { count / 2 } else { count };
+                    if let Err(error) = self.hand_out(now).and(read) {
                         return Poll::Ready(error);
                     }
                     if self.reader.is_within_frame() {
@@ -222,12 +253,16 @@ where
                     if let Some(error) = broken {
                         return Poll::Ready(error);
                     }
+                    if count > 1 {
+                        return let_others_run(cx);
+                    }
                 }
                 (Poll::Pending | Poll::Ready(Err(WireError::Closed)), Some(error)) => {
                     return Poll::Ready(error);
                 }
                 (Poll::Ready(Err(error)), _) => return Poll::Ready(error),
-                (Poll::Pending, None) if wrote => {}
+                // A part was written: write again, so that the stream wakes this task when it accepts more.
+                (Poll::Pending, None) if wrote && (more || !self.out.is_empty()) => {}
                 (Poll::Pending, None) => return Poll::Pending,
             }
         }
@@ -265,28 +300,42 @@ where
         Ok(wrote)
     }
 
-    /// Reports pushes and hands out replies. Frames before a malformed frame are still valid.
+    /// Reports pushes and collects replies. Frames before a malformed frame are still valid.
     fn take_frames(&mut self) -> Result<(), WireError> {
-        let (events, replies) = (&mut self.events, &mut self.replies);
-        let read = self.reader.frames(|frame| match frame {
-            Frame::Push(push) => events(Event::Push(&push)),
-            Frame::Reply(reply) => replies.push(reply),
-        });
-        if !self.replies.is_empty() {
-            let delivered = self.queue.deliver(&mut self.replies, self.written, &mut self.wakers);
-            self.wakers.wake();
-            delivered?;
-        }
-        read
+        let (events, replies, subscriber) = (&mut self.events, &mut self.replies, &self.subscriber);
+        self.written_before = self.written;
+        self.reader.frames(|frame| match frame {
+            Frame::Push(push) => with_default(subscriber, || events(Event::Push(&push))),
+            Frame::Reply(reply) => replies.push_back(reply),
+        })
     }
 }
 
+/// Lets the tasks run that were just woken, and polls this one again after them.
+fn let_others_run<T>(cx: &Context<'_>) -> Poll<T> {
+    cx.waker().wake_by_ref();
+    Poll::Pending
+}
+
 impl<S, E: FnMut(Event<'_>)> ConnectionTask<S, E> {
+    /// Gives the first `count` replies to their callers, and wakes these.
+    fn hand_out(&mut self, count: usize) -> Result<(), WireError> {
+        if count == 0 {
+            return Ok(());
+        }
+        let replies = std::iter::from_fn(|| self.replies.pop_front()).take(count);
+        let delivered = self.queue.deliver(replies, self.written_before, &mut self.wakers);
+        self.wakers.wake();
+        delivered
+    }
+
     /// Ends the connection. The end is reported before the requests fail, so near copies that depend on this
     /// connection are no longer served when a caller sees its failure.
     fn end(&mut self, why: &WireError, stranded: bool) {
         if !std::mem::replace(&mut self.ended, true) {
-            (self.events)(Event::Ended { stranded });
+            // If one of these is a reply to no request, the connection has a reason to end already.
+            let _ = self.hand_out(self.replies.len());
+            with_default(&self.subscriber, || (self.events)(Event::Ended { stranded }));
             self.queue.fail(why, self.written);
         }
     }

@@ -371,8 +371,14 @@ pub(super) struct Wakers {
 
 impl Wakers {
     pub(super) fn wake(&mut self) {
-        for waker in self.list.drain(..).chain(self.writer.take()) {
+        // Usually there is one waker or none.
+        if self.list.len() > 1 {
+            self.list.drain(..).for_each(Waker::wake);
+        } else if let Some(waker) = self.list.pop() {
             waker.wake();
+        }
+        if let Some(writer) = self.writer.take() {
+            writer.wake();
         }
         self.dropped = None;
     }

@@ -31,8 +31,8 @@ pub(super) struct RequestQueue {
 /// What the connection's task has to do next.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum NextStep {
-    /// Write the bytes in `out`, read, and ask for work again.
-    Go,
+    /// Write the bytes in `out`, read, and ask for work again. `more`: there is more to write after these bytes.
+    Go { more: bool },
     /// Write nothing more, and end when the last written request has its reply. `idle`: no caller waits for a reply.
     Drain { idle: bool },
     /// End now: the handle was dropped.
@@ -156,18 +156,18 @@ impl RequestQueue {
             state.wake_blocked(&mut wake);
         }
         state.park(cx, &mut wake);
-        NextStep::Go
+        NextStep::Go { more: !state.pending.is_empty() }
     }
 
     /// Gives the replies to their requests: both have the same order.
     pub(super) fn deliver(
         &self,
-        replies: &mut Vec<Reply>,
+        replies: impl Iterator<Item = Reply>,
         written: u64,
         wake: &mut Wakers,
     ) -> Result<(), WireError> {
         let mut state = self.lock();
-        for reply in replies.drain(..) {
+        for reply in replies {
             state.deliver(reply, written, wake)?;
         }
         state.wake_blocked(wake);

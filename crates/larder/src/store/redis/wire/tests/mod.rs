@@ -2,4 +2,5 @@
 
 mod codec;
 mod real;
+mod replies;
 mod scripted;

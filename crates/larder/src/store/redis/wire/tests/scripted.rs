@@ -433,3 +433,90 @@ async fn an_auth_is_answered_with_and_without_the_right_to_ping() {
         assert_eq!(auth.is_ok(), good, "{auth:?}");
     }
 }
+
+/// A stream that answers each request with `+OK`, all of them at once, and counts the requests in each write.
+#[derive(Default)]
+struct Answering {
+    writes: Arc<Mutex<Vec<usize>>>,
+    answers: Vec<u8>,
+    reader: Option<Waker>,
+}
+
+impl tokio::io::AsyncRead for Answering {
+    fn poll_read(
+        mut self: std::pin::Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut tokio::io::ReadBuf<'_>,
+    ) -> Poll<std::io::Result<()>> {
+        if self.answers.is_empty() {
+            self.reader = Some(cx.waker().clone());
+            return Poll::Pending;
+        }
+        buffer.put_slice(&std::mem::take(&mut self.answers));
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl tokio::io::AsyncWrite for Answering {
+    fn poll_write(
+        mut self: std::pin::Pin<&mut Self>,
+        _: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<std::io::Result<usize>> {
+        let count = bytes.split(|byte| *byte == b'*').count() - 1;
+        self.writes.lock().unwrap().push(count);
+        self.answers.extend(b"+OK\r\n".repeat(count));
+        if let Some(reader) = self.reader.take() {
+            reader.wake();
+        }
+        Poll::Ready(Ok(bytes.len()))
+    }
+
+    fn poll_flush(self: std::pin::Pin<&mut Self>, _: &mut Context<'_>) -> Poll<std::io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_shutdown(self: std::pin::Pin<&mut Self>, _: &mut Context<'_>) -> Poll<std::io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+}
+
+/// How many requests each write has while `callers` tasks each send ten requests, one after the other.
+async fn writes_of(callers: usize) -> Vec<usize> {
+    let stream = Answering::default();
+    let writes = stream.writes.clone();
+    let connection = Arc::new(Connection::start(stream, |_: Event<'_>| {}));
+    let start = Arc::new(tokio::sync::Barrier::new(callers));
+    let mut tasks = tokio::task::JoinSet::new();
+    for _ in 0..callers {
+        let (connection, start) = (connection.clone(), start.clone());
+        tasks.spawn(async move {
+            start.wait().await;
+            for _ in 0..10 {
+                connection.send(&get("k")).await.unwrap();
+            }
+        });
+    }
+    timeout(LIMIT, tasks.join_all()).await.unwrap();
+    let writes = writes.lock().unwrap();
+    writes.clone()
+}
+
+#[tokio::test]
+async fn many_callers_write_in_two_halves_so_that_the_server_works_while_they_run() {
+    let writes = writes_of(64).await;
+    // The first write has all requests. From then on the callers of each half of the replies send together.
+    assert_eq!(writes, [&[64][..], &[32; 18]].concat());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn callers_that_are_woken_together_write_together_also_where_a_woken_task_runs_next() {
+    let writes = writes_of(8).await;
+    assert_eq!(writes.iter().sum::<usize>(), 80);
+    assert!(writes.len() <= 20, "{writes:?}");
+}
+
+#[tokio::test]
+async fn a_lone_caller_is_answered_and_writes_once_for_each_request() {
+    assert_eq!(writes_of(1).await, [1; 10]);
+}
