@@ -126,7 +126,7 @@ async fn a_scan_finds_every_entry_of_one_cache_in_small_steps() {
         let expected: BTreeSet<String> = (0..1000).map(|i| i.to_string()).collect();
         assert_eq!(all_keys(&admin, "user").await, expected, "{store}");
         if let Some(server) = &server {
-            // About 1,300 keys in steps of 40, or of 200 after a slow answer; the server may return a few more at a time.
+            // About 1,300 keys in steps of 40, or of 200 after a slow answer; a step may return a few more.
             assert!((5..=45).contains(&server.calls("scan")), "{}", server.calls("scan"));
             assert_eq!((server.calls("keys"), server.calls("getrange")), (0, 0));
         }
