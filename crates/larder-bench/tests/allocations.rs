@@ -1,4 +1,4 @@
-//! Allocations, counted: none for a near hit, also through `#[larder::cached]`, and with the feature `trace`; those of a
+//! Allocations, counted: none for a near hit, also through `#[larder::cached]` and with the feature `trace`. Those of a
 //! span only while there is a subscriber.
 //!
 //! What a load takes is printed: `cargo test -p larder-bench --test allocations -- --nocapture`, with and without

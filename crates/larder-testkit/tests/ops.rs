@@ -1,8 +1,8 @@
 //! ops/: that the dashboard and the compose file are whole, and, against a real Prometheus, the rules' own tests, and
 //! the dashboard and the alerts through an outage, a failover and an eviction storm.
 //!
-//! What needs a tool is ignored unless asked for. `cargo xtask test` fetches the tools from Debian's packages if it can,
-//! and runs it. By hand:
+//! What needs a tool is ignored unless asked for. `cargo xtask test` fetches the tools from Debian's packages if it
+//! can, and runs it. By hand:
 //!
 //! ```sh
 //! xtask/prometheus.sh target/tools && xtask/compose.sh target/tools
