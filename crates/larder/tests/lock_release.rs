@@ -212,7 +212,7 @@ async fn each_node_of_a_cluster_is_known_by_itself() {
     masters[0].command(&["ACL", "SETUSER", "default", &format!("-{command}")]);
     let larder = patient().url(cluster.url()).namespace(SPACE).connect().await.unwrap();
     for name in 0..60 {
-        let lock = larder.lock(&format!("gate:{name}")).ttl(TTL);
+        let lock = larder.lock(format!("gate:{name}")).ttl(TTL);
         released(lock.acquire().await.unwrap()).await;
         released(lock.acquire().await.unwrap()).await;
     }

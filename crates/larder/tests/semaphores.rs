@@ -171,7 +171,7 @@ async fn a_claim_lasts_a_quarter_of_a_second_by_the_servers_clock() {
         time[0] * 1000 + time[1] / 1000
     };
     for round in 0..10 {
-        let pool = larder.semaphore(&format!("pool{round}"), 1).ttl(TTL);
+        let pool = larder.semaphore(format!("pool{round}"), 1).ttl(TTL);
         let held = pool.acquire().await.unwrap();
         let in_line = support::waiting::InLine::listen();
         let stuck = pool.clone();
