@@ -325,6 +325,10 @@ impl<S, E: FnMut(Event<'_>)> ConnectionTask<S, E> {
         }
         let replies = std::iter::from_fn(|| self.replies.pop_front()).take(count);
         let delivered = self.queue.deliver(replies, self.written_before, &mut self.wakers);
+        if delivered.is_err() {
+            // Which requests the replies behind this one answer is not known.
+            self.replies.clear();
+        }
         self.wakers.wake();
         delivered
     }
@@ -333,7 +337,7 @@ impl<S, E: FnMut(Event<'_>)> ConnectionTask<S, E> {
     /// connection are no longer served when a caller sees its failure.
     fn end(&mut self, why: &WireError, stranded: bool) {
         if !std::mem::replace(&mut self.ended, true) {
-            // If one of these is a reply to no request, the connection has a reason to end already.
+            // Replies that were held back. If one of them answers no request, there is a reason to end already.
             let _ = self.hand_out(self.replies.len());
             with_default(&self.subscriber, || (self.events)(Event::Ended { stranded }));
             self.queue.fail(why, self.written);

@@ -216,7 +216,7 @@ fn mutate(cases: u32, rng: TestRng) {
 
 #[test]
 fn what_a_fuzzer_starts_with_is_read_alike_or_refused() {
-    let seeds = concat!(env!("CARGO_MANIFEST_DIR"), "/fuzz/seeds/replies");
+    let seeds = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/seeds/replies");
     let mut count = 0;
     for seed in std::fs::read_dir(seeds).unwrap() {
         check(&std::fs::read(seed.unwrap().path()).unwrap());

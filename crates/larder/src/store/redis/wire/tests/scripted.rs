@@ -415,6 +415,32 @@ async fn a_server_that_does_not_answer_an_auth_shifts_no_replies() {
     until("the end", || !log.lock().unwrap().is_empty()).await;
 }
 
+/// With few and with many replies: of many, half are held back until the callers of the others ran.
+#[tokio::test]
+async fn replies_behind_an_auth_that_was_not_answered_reach_no_caller() {
+    for count in [4, 40] {
+        let (connection, mut peer, log) = connected(1024);
+        let requests: Vec<Request> =
+            std::iter::once(Request::new("SET").arg("k").arg("v")).chain((1..count).map(|_| get("a"))).collect();
+        let auth = Request::new("AUTH").arg("secret");
+        let play = async {
+            let login = "*2\r\n$4\r\nAUTH\r\n$6\r\nsecret\r\n*2\r\n$4\r\nPING\r\n$6\r\nlarder\r\n";
+            let set = "*3\r\n$3\r\nSET\r\n$1\r\nk\r\n$1\r\nv\r\n";
+            expect(&mut peer, &format!("{login}{set}{}", encoded("a").repeat(count - 1))).await;
+            peer.write_all(format!("$6\r\nlarder\r\n+OK\r\n{}", "$1\r\na\r\n".repeat(count)).as_bytes())
+                .await
+                .unwrap();
+        };
+        let later = futures_util::future::join_all(requests.iter().map(|request| connection.send(request)));
+        let (auth, later, ()) = tokio::join!(connection.authenticate(&auth), later, play);
+        assert!(matches!(auth, Err(RequestFailure::Lost(WireError::Malformed(_)))), "{auth:?}");
+        for answer in later {
+            assert!(matches!(answer, Err(RequestFailure::Lost(_))), "{answer:?}");
+        }
+        until("the end", || !log.lock().unwrap().is_empty()).await;
+    }
+}
+
 #[tokio::test]
 async fn an_auth_is_answered_with_and_without_the_right_to_ping() {
     for (replies, good) in [
