@@ -303,7 +303,7 @@ impl Attempt {
 
     /// Sends the request to acquire, at `now`.
     async fn begin(&mut self, now: Tick, queue: WhenHeld) -> Result<AttemptReply> {
-        let store = self.locks.store()?;
+        let store = self.locks.context.coordination()?;
         if queue == WhenHeld::Enqueue {
             self.listening = Some(self.locks.wakeups.subscribe(self.token));
         }
@@ -331,8 +331,9 @@ impl Attempt {
                 }
             }
         };
-        let answered = timeout(self.locks.timeout(), asked).await;
-        let answer = answered.unwrap_or_else(|_| Err(Error::timed_out(self.locks.timeout())));
+        let answered = timeout(self.locks.context.limits.response_timeout, asked).await;
+        let answer =
+            answered.unwrap_or_else(|_| Err(Error::timed_out(self.locks.context.limits.response_timeout)));
         match &answer {
             Ok(attempted) => {
                 self.heard = now;
@@ -357,7 +358,7 @@ impl Attempt {
 
     /// Asks at `now` whether it is this attempt's turn, and takes the lock if so.
     async fn confirm(&mut self, now: Tick) -> Result<AttemptReply> {
-        let store = self.locks.store()?;
+        let store = self.locks.context.coordination()?;
         let asked = async {
             match &self.want {
                 Want::Lock { ttl, by, failover } => {
@@ -374,8 +375,9 @@ impl Attempt {
                 }
             }
         };
-        let answered = timeout(self.locks.timeout(), asked).await;
-        let answer = answered.unwrap_or_else(|_| Err(Error::timed_out(self.locks.timeout())))?;
+        let answered = timeout(self.locks.context.limits.response_timeout, asked).await;
+        let answer =
+            answered.unwrap_or_else(|_| Err(Error::timed_out(self.locks.context.limits.response_timeout)))?;
         self.heard = now;
         if matches!(answer, AttemptReply::Gone | AttemptReply::TooHeavy(_)) {
             self.stage = Stage::Settled;
@@ -386,8 +388,9 @@ impl Attempt {
     /// Subscribes on the server. True if the lock was handed over already, or the `Larder` is closed. If the request
     /// fails, the heartbeat wakes the attempt.
     async fn listen(&self) -> bool {
-        let Ok(store) = self.locks.store() else { return true };
-        let asked = timeout(self.locks.timeout(), store.listen(&self.name, self.token)).await;
+        let Ok(store) = self.locks.context.coordination() else { return true };
+        let asked =
+            timeout(self.locks.context.limits.response_timeout, store.listen(&self.name, self.token)).await;
         matches!(asked, Ok(Ok(true)))
     }
 
@@ -397,7 +400,7 @@ impl Attempt {
         let answered = self.locks.waiting.answered(&self.name, self.token);
         let heard = answered.map_or(self.heard, |answered| answered.max(self.heard));
         let silence = self.locks.context.clock.now().since(heard);
-        error.is_retryable() && silence <= self.locks.timeout()
+        error.is_retryable() && silence <= self.locks.context.limits.response_timeout
     }
 
     /// The result when the time is over: `Held` if the server has answered since the last failed request, else its

@@ -150,7 +150,7 @@ impl Election {
     #[doc = include_str!("../doc/request_errors.md")]
     pub fn leader(&self) -> Call<'_, impl Future<Output = Result<Option<Leader>>> + Send> {
         let locks = &self.lock.locks;
-        Call::new(locks.timeout(), &locks.meter.holder, self.look())
+        Call::new(locks.context.limits.response_timeout, &locks.meter.holder, self.look())
     }
 
     /// Observes the leader through notifications of the server. Returns a stream of the leader, or `None` if there
@@ -171,7 +171,7 @@ impl Election {
     ///
     /// The call changes nothing.
     pub async fn observe(&self) -> Result<Leaders> {
-        let watch = self.lock.locks.changes().watch(&self.lock.name);
+        let watch = self.lock.locks.context.coordination_invalidations().watch(&self.lock.name);
         let mut follow = Follow { election: self.clone(), watch, last: None, seen: None };
         let first = follow.look().await?;
         follow.last = first.clone();
@@ -347,7 +347,9 @@ impl Follow {
             let max_wait = seen.ends.map_or(POLL, |ends| ends.since(now).min(POLL));
             let reported = tokio::time::timeout(max_wait, self.watch.changed(Duration::MAX)).await.is_ok();
             let moment = locks.context.clock.moment();
-            let tracked = |stamp| locks.store().is_ok_and(|store| store.sessions().is_valid(stamp, moment));
+            let tracked = |stamp| {
+                locks.context.coordination().is_ok_and(|store| store.sessions().is_valid(stamp, moment))
+            };
             let over = seen.ends.is_some_and(|ends| ends <= locks.context.clock.now());
             if reported || over || !seen.stamp.is_some_and(tracked) {
                 return;
@@ -360,12 +362,12 @@ impl Follow {
         let asked = async {
             self.election.check()?;
             // Start tracking before the read, so that a change after the read is notified.
-            let stamp = locks.store()?.get_tracked(name).await?.seen;
+            let stamp = locks.context.coordination()?.get_tracked(name).await?.seen;
             Ok((stamp, self.election.lock.look().await?))
         };
-        let (stamp, holder) = tokio::time::timeout(locks.timeout(), asked)
+        let (stamp, holder) = tokio::time::timeout(locks.context.limits.response_timeout, asked)
             .await
-            .unwrap_or_else(|_| Err(Error::timed_out(locks.timeout())))?;
+            .unwrap_or_else(|_| Err(Error::timed_out(locks.context.limits.response_timeout)))?;
         // Counted from after the reply, so the server's lease is over by then.
         let ends = holder.as_ref().map(|held| locks.context.clock.now().after(held.remaining + LEASE_MARGIN));
         self.seen = Some(Observation { stamp, ends });

@@ -97,9 +97,9 @@ impl LockGroup {
         name: impl AsRef<str>,
     ) -> Call<'_, impl Future<Output = Result<Option<Holder>>> + Send> {
         let lock = Keyspace::lock_in_group(name.as_ref());
-        Call::new(self.locks.timeout(), &self.locks.meter.holder, async move {
+        Call::new(self.locks.context.limits.response_timeout, &self.locks.meter.holder, async move {
             self.check()?;
-            let by = self.locks.store()?.group_holder(&self.name, &lock).await?;
+            let by = self.locks.context.coordination()?.group_holder(&self.name, &lock).await?;
             Ok(self.locks.named(by).await)
         })
     }
@@ -198,7 +198,7 @@ impl GroupLocks {
     ) -> Call<'_, impl Future<Output = Result<GroupGuard>> + Send> {
         let locks = &self.group.locks;
         // The call's own deadline is later than `max_wait`, so that held locks and an outage give different errors.
-        let longest = max_wait.saturating_add(2 * locks.timeout());
+        let longest = max_wait.saturating_add(2 * locks.context.limits.response_timeout);
         Call::new(longest, &locks.meter.acquire, async move {
             let want = self.want()?;
             let end = (max_wait != Duration::MAX).then(|| locks.context.clock.now().after(max_wait));
@@ -215,10 +215,16 @@ impl GroupLocks {
     async fn held_error(&self, max_wait: Duration) -> Error {
         let locks = &self.group.locks;
         let holders = self.names.iter().map(async |name| {
-            let by = locks.store()?.group_holder(&self.group.name, &Keyspace::lock_in_group(name)).await?;
+            let by = locks
+                .context
+                .coordination()?
+                .group_holder(&self.group.name, &Keyspace::lock_in_group(name))
+                .await?;
             Ok::<_, Error>(locks.named(by).await)
         });
-        let asked = tokio::time::timeout(locks.timeout(), join_all(holders)).await.unwrap_or_default();
+        let asked = tokio::time::timeout(locks.context.limits.response_timeout, join_all(holders))
+            .await
+            .unwrap_or_default();
         let held = self.names.iter().zip(asked).find_map(|(name, holder)| Some((name, holder.ok()??)));
         let (by, lock) = match &held {
             Some((name, holder)) => {
@@ -248,7 +254,7 @@ impl GroupLocks {
     /// As [`acquire`](Self::acquire).
     pub fn try_acquire(&self) -> Call<'_, impl Future<Output = Result<Option<GroupGuard>>> + Send> {
         let locks = &self.group.locks;
-        Call::new(locks.timeout(), &locks.meter.acquire, async move {
+        Call::new(locks.context.limits.response_timeout, &locks.meter.acquire, async move {
             let want = self.want()?;
             let outcome = Attempt::once(locks, &self.group.name, want).await?;
             self.guard(outcome).await

@@ -51,8 +51,9 @@ impl Guard {
     pub(super) async fn acknowledged(&self, ttl: Duration) -> Result<()> {
         let Lease { name, token, failover, .. } = &*self.holding;
         let ticket = LockToken { lock: name.to_string(), token: *token };
-        let max_wait = (ttl / 4).min(self.locks.timeout() / 2);
-        let answer = self.locks.store()?.acknowledged(&[ticket], failover.replicas, max_wait).await?;
+        let max_wait = (ttl / 4).min(self.locks.context.limits.response_timeout / 2);
+        let answer =
+            self.locks.context.coordination()?.acknowledged(&[ticket], failover.replicas, max_wait).await?;
         match answer.first().copied().flatten() {
             Some(true) => Ok(()),
             Some(false) => Err(not_replicated(name, failover.replicas)),
@@ -137,7 +138,7 @@ impl Guard {
     /// A dropped call keeps the old deadline. The server may hold the lock for longer.
     pub fn extend(&self, ttl: Duration) -> Call<'_, impl Future<Output = Result<()>> + Send> {
         let locks = &self.locks;
-        Call::new(locks.timeout(), &locks.meter.extend, async move {
+        Call::new(locks.context.limits.response_timeout, &locks.meter.extend, async move {
             check_ttl(ttl)?;
             self.holding.failover.check(ttl)?;
             if !self.is_valid() {
@@ -148,7 +149,7 @@ impl Guard {
                 return Err(lost(&self.holding.name));
             }
             let ticket = LockToken { lock: self.holding.name.to_string(), token: self.holding.token };
-            let answer = locks.store()?.extend(&[(ticket, ttl)], Duration::MAX).await?;
+            let answer = locks.context.coordination()?.extend(&[(ticket, ttl)], Duration::MAX).await?;
             let unanswered = || {
                 Error::new(
                     ErrorKind::Server,
@@ -196,8 +197,8 @@ impl Guard {
     pub async fn release(mut self) -> Result<ReleaseOutcome> {
         let (locks, holding) = (self.locks.clone(), self.holding.clone());
         let release_state = self.end_lease();
-        let answer = Call::new(locks.timeout(), &locks.meter.release, async {
-            holding.awaited_ending().send(locks.store()?, &holding.name, holding.token).await
+        let answer = Call::new(locks.context.limits.response_timeout, &locks.meter.release, async {
+            holding.awaited_ending().send(locks.context.coordination()?, &holding.name, holding.token).await
         })
         .await;
         match answer {

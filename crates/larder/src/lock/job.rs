@@ -269,9 +269,9 @@ impl Job {
     ///
     #[doc = include_str!("../doc/request_errors.md")]
     pub fn status(&self) -> Call<'_, impl Future<Output = Result<Option<JobStatus>>> + Send> {
-        Call::new(self.locks.timeout(), &self.locks.meter.job.status, async move {
+        Call::new(self.locks.context.limits.response_timeout, &self.locks.meter.job.status, async move {
             self.check()?;
-            let last = self.locks.store()?.last_run(&self.name).await?;
+            let last = self.locks.context.coordination()?.last_run(&self.name).await?;
             Ok(last.map(|last| JobStatus {
                 started: at(last.started),
                 ended: last.ended.map(at),
@@ -335,8 +335,8 @@ impl Job {
         let sent = locks.context.clock.now();
         // From here on, `undo` releases the lock that the request may have acquired if it fails or is dropped.
         let mut undo = Undo { locks, lock: &lock, token, ttl: self.ttl, armed: true };
-        let call = Call::new(locks.timeout(), &locks.meter.job.begin, async {
-            locks.store()?.begin_job(run, begin).await
+        let call = Call::new(locks.context.limits.response_timeout, &locks.meter.job.begin, async {
+            locks.context.coordination()?.begin_job(run, begin).await
         });
         let began = match call.await {
             Ok(began) => began,
@@ -371,8 +371,8 @@ impl Job {
     ) -> Result<()> {
         let locks = &self.locks;
         loop {
-            let call = Call::new(locks.timeout(), &locks.meter.job.end, async {
-                locks.store()?.end_job(run, guard.token(), period, completed, keep).await
+            let call = Call::new(locks.context.limits.response_timeout, &locks.meter.job.end, async {
+                locks.context.coordination()?.end_job(run, guard.token(), period, completed, keep).await
             });
             match call.await {
                 Ok(true) => {

@@ -245,7 +245,7 @@ impl Lock {
     pub fn acquire_within(&self, max_wait: Duration) -> Call<'_, impl Future<Output = Result<Guard>> + Send> {
         // The call's own deadline is later than `max_wait`, so that a held lock and an outage give different
         // errors.
-        let longest = max_wait.saturating_add(2 * self.locks.timeout());
+        let longest = max_wait.saturating_add(2 * self.locks.context.limits.response_timeout);
         Call::new(longest, &self.locks.meter.acquire, async move {
             self.check()?;
             let end = (max_wait != Duration::MAX).then(|| self.locks.context.clock.now().after(max_wait));
@@ -269,7 +269,7 @@ impl Lock {
     ///
     /// As [`acquire`](Self::acquire).
     pub fn try_acquire(&self) -> Call<'_, impl Future<Output = Result<Option<Guard>>> + Send> {
-        Call::new(self.locks.timeout(), &self.locks.meter.acquire, async move {
+        Call::new(self.locks.context.limits.response_timeout, &self.locks.meter.acquire, async move {
             self.check()?;
             match Attempt::once(&self.locks, &self.name, self.want()).await? {
                 AttemptOutcome::Granted(holding) => self.guard(holding).await.map(Some),
@@ -299,7 +299,7 @@ impl Lock {
     ///
     #[doc = include_str!("../doc/request_errors.md")]
     pub fn holder(&self) -> Call<'_, impl Future<Output = Result<Option<Holder>>> + Send> {
-        Call::new(self.locks.timeout(), &self.locks.meter.holder, async move {
+        Call::new(self.locks.context.limits.response_timeout, &self.locks.meter.holder, async move {
             self.check()?;
             Ok(self.locks.named(self.look().await?).await)
         })
@@ -307,7 +307,7 @@ impl Lock {
 
     /// Returns the holder without the name of its process, which takes another request.
     async fn look(&self) -> Result<Option<HeldBy>> {
-        self.locks.store()?.holder(&self.name).await
+        self.locks.context.coordination()?.holder(&self.name).await
     }
 
     /// Releases the lock, or hands it to the next waiter, if its holder has this fence. Returns whether it had.
@@ -329,9 +329,9 @@ impl Lock {
     ///
     /// A dropped call may have released the lock.
     pub fn break_if(&self, fence: Fence) -> Call<'_, impl Future<Output = Result<bool>> + Send> {
-        Call::new(self.locks.timeout(), &self.locks.meter.break_if, async move {
+        Call::new(self.locks.context.limits.response_timeout, &self.locks.meter.break_if, async move {
             self.check()?;
-            self.locks.store()?.break_if(&self.name, fence.get()).await
+            self.locks.context.coordination()?.break_if(&self.name, fence.get()).await
         })
     }
 
@@ -354,7 +354,7 @@ impl Lock {
     /// A dropped call leaves the lock held until it expires. The ticket can be adopted again.
     pub fn adopt(&self, ticket: &LockTicket) -> Call<'_, impl Future<Output = Result<Guard>> + Send> {
         let LockTicket { lock, token, fence } = ticket.clone();
-        Call::new(self.locks.timeout(), &self.locks.meter.acquire, async move {
+        Call::new(self.locks.context.limits.response_timeout, &self.locks.meter.acquire, async move {
             self.check()?;
             if *lock != *self.name {
                 let (is, wanted) = (holder::shown(&lock), holder::shown(&self.name));
@@ -363,7 +363,7 @@ impl Lock {
             }
             let sent = self.locks.context.clock.now();
             let held = [(LockToken { lock, token }, self.ttl)];
-            let answer = self.locks.store()?.extend(&held, Duration::MAX).await?;
+            let answer = self.locks.context.coordination()?.extend(&held, Duration::MAX).await?;
             let (clock, name) = (&self.locks.context.clock, self.name.clone());
             let mut holding = Lease::new(clock, name, token, fence, sent, self.ttl);
             holding.failover = self.failover;
@@ -383,7 +383,8 @@ impl Lock {
     /// The error for a lock that stayed held; it names the current holder if the server answers in time.
     async fn held_error(&self, max_wait: Duration) -> Error {
         let name = holder::shown(&self.name);
-        let holder = tokio::time::timeout(self.locks.timeout().min(LOOK), self.look()).await;
+        let holder =
+            tokio::time::timeout(self.locks.context.limits.response_timeout.min(LOOK), self.look()).await;
         let by = match holder {
             Ok(Ok(Some(by))) => format!(" by {}", Holder::of(by)),
             _ => String::new(),

@@ -89,8 +89,8 @@ impl SemaphorePermit {
     pub async fn release(mut self) -> Result<ReleaseOutcome> {
         let (locks, holding) = (self.locks.clone(), self.holding.clone());
         let release_state = self.end_lease();
-        let answer = Call::new(locks.timeout(), &locks.meter.release, async {
-            locks.store()?.give_permit(&holding.name, holding.token, None).await
+        let answer = Call::new(locks.context.limits.response_timeout, &locks.meter.release, async {
+            locks.context.coordination()?.give_permit(&holding.name, holding.token, None).await
         })
         .await;
         match answer {

@@ -255,9 +255,9 @@ impl Semaphore {
     ///
     /// The call changes nothing.
     pub fn in_use(&self) -> Call<'_, impl Future<Output = Result<u64>> + Send> {
-        Call::new(self.locks.timeout(), &self.locks.meter.in_use, async move {
+        Call::new(self.locks.context.limits.response_timeout, &self.locks.meter.in_use, async move {
             self.check()?;
-            self.locks.store()?.permits_in_use(&self.name).await
+            self.locks.context.coordination()?.permits_in_use(&self.name).await
         })
     }
 
@@ -284,13 +284,13 @@ impl Semaphore {
         permits: u64,
         version: u64,
     ) -> Call<'_, impl Future<Output = Result<bool>> + Send> {
-        Call::new(self.locks.timeout(), &self.locks.meter.set_permits, async move {
+        Call::new(self.locks.context.limits.response_timeout, &self.locks.meter.set_permits, async move {
             self.check()?;
             check_number(permits)?;
             if version >= MOST_PERMITS {
                 return Err(Error::invalid(format!("a version is below 2^53, not {version}")));
             }
-            self.locks.store()?.set_permits(&self.name, permits, version).await
+            self.locks.context.coordination()?.set_permits(&self.name, permits, version).await
         })
     }
 
@@ -312,7 +312,7 @@ impl Semaphore {
     where
         F: Future<Output = Result<T>>,
     {
-        Call::new(self.locks.timeout(), &self.locks.meter.acquire, work)
+        Call::new(self.locks.context.limits.response_timeout, &self.locks.meter.acquire, work)
     }
 
     /// The call's own deadline is later than `max_wait`, so that a lack of permits and an outage give different
@@ -321,7 +321,7 @@ impl Semaphore {
     where
         F: Future<Output = Result<T>>,
     {
-        let longest = max_wait.saturating_add(2 * self.locks.timeout());
+        let longest = max_wait.saturating_add(2 * self.locks.context.limits.response_timeout);
         Call::new(longest, &self.locks.meter.acquire, work)
     }
 
@@ -361,8 +361,8 @@ impl Semaphore {
         let ended = old.end_renewals();
         // From here on, `undo` gives back what the request may have acquired if it fails or is dropped.
         let mut undo = Exchange { semaphore: self, token: other, armed: true };
-        let call = Call::new(locks.timeout(), &locks.meter.acquire, async {
-            locks.store()?.exchange_permits(&self.name, held.token, other, self.ttl).await
+        let call = Call::new(locks.context.limits.response_timeout, &locks.meter.acquire, async {
+            locks.context.coordination()?.exchange_permits(&self.name, held.token, other, self.ttl).await
         });
         if !call.await? {
             undo.armed = false;

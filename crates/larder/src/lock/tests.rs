@@ -97,7 +97,7 @@ async fn a_lock_that_the_store_lost_is_lost_here_and_its_waiters_are_notified() 
     let guard = lock(&locks).acquire().await.unwrap();
     let lost = tokio::spawn(guard.lost());
     let name = locks.context.keyspace.lock("a");
-    locks.store().unwrap().release(&name, guard.token()).await.unwrap();
+    locks.context.coordination().unwrap().release(&name, guard.token()).await.unwrap();
     assert_eq!(guard.extend(SECOND).await.unwrap_err().kind(), ErrorKind::LockLost);
     assert!(!guard.is_valid());
     lost.await.unwrap();
@@ -116,7 +116,7 @@ async fn a_dropped_guard_gives_its_lock_back() {
         locks.context.clock.now(),
         SECOND,
     );
-    let store = locks.store().unwrap();
+    let store = locks.context.coordination().unwrap();
     let granted = store.acquire(&name, 7, SECOND, WhenHeld::Return).await.unwrap();
     assert!(matches!(granted, Attempted::Granted { .. }));
     drop(Guard::new(&locks, holding, SECOND, None));

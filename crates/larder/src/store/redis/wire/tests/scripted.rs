@@ -420,8 +420,9 @@ async fn a_server_that_does_not_answer_an_auth_shifts_no_replies() {
 async fn replies_behind_an_auth_that_was_not_answered_reach_no_caller() {
     for count in [4, 40] {
         let (connection, mut peer, log) = connected(1024);
-        let requests: Vec<Request> =
-            std::iter::once(Request::new("SET").arg("k").arg("v")).chain((1..count).map(|_| get("a"))).collect();
+        let requests: Vec<Request> = std::iter::once(Request::new("SET").arg("k").arg("v"))
+            .chain((1..count).map(|_| get("a")))
+            .collect();
         let auth = Request::new("AUTH").arg("secret");
         let play = async {
             let login = "*2\r\n$4\r\nAUTH\r\n$6\r\nsecret\r\n*2\r\n$4\r\nPING\r\n$6\r\nlarder\r\n";
