@@ -97,7 +97,7 @@ pub(super) const MUTANTS: &[Mutant] = &[
         "an observer polls though it is notified",
         &[switched(
             ELECTION,
-            "locks.store().is_ok_and(|store| store.sessions().is_valid(stamp, moment))",
+            "locks.context.coordination().is_ok_and(|store| store.sessions().is_valid(stamp, moment))",
             "false",
         )],
         &[IDLE],

@@ -147,7 +147,7 @@ pub(super) const MUTANTS: &[Mutant] = &[
         &[switched(
             ATTEMPT,
             "self.confirm(woken).await",
-            "{ self.heard = woken; Ok::<_, Error>(AttemptReply::Granted(Grant { fence: 1, permits: 0 })) }",
+            "{ self.heard = woken; Ok::<_, Error>(AttemptReply::Granted { fence: 1 }) }",
         )],
         &[ORDER, LATE_PUSH],
     ),
@@ -272,8 +272,8 @@ pub(super) const MUTANTS: &[Mutant] = &[
         "who waits gives up at the first request that fails",
         &[switched(
             ATTEMPT,
-            "error.is_retryable() && silence <= self.locks.timeout()",
-            "error.is_retryable() && silence > 10 * self.locks.timeout()",
+            "error.is_retryable() && silence <= self.locks.context.limits.response_timeout",
+            "error.is_retryable() && silence > 10 * self.locks.context.limits.response_timeout",
         )],
         &[NEW_MASTER, SENTINEL],
     ),
