@@ -46,7 +46,7 @@ fn the_exit_status_is_that_of_the_command() {
     assert_eq!((missing.code, missing.out.as_str()), (127, ""));
     assert!(missing.err.contains("no-such-command"), "{missing:?}");
     assert_eq!(run(on(&url), ["lock", "run", "job", "--", "/"]).code, 126);
-    assert_eq!(server.query::<u64>(&["EXISTS", "~lock.1:{/job}"]), 0);
+    assert_eq!(server.query::<u64>(&["EXISTS", "~lock.2:{/job}"]), 0);
 }
 
 #[test]
@@ -205,7 +205,7 @@ fn leave_nothing(times: usize) {
     assert_eq!(processes_with(&name), 0);
     let keys: Vec<String> = server.query(&["KEYS", "*"]);
     // The highest fence is remembered, so that fences grow also after a lock was free.
-    let kept = format!("~lock.1:{{/{name}}}:fence");
+    let kept = format!("~lock.2:{{/{name}}}:fence");
     assert!(keys.iter().all(|key| *key == kept), "{keys:?}");
     assert!(keys.iter().all(|key| server.query::<i64>(&["PTTL", key]) > 0), "{keys:?}");
 }

@@ -44,7 +44,7 @@ impl Tick {
 
 /// A point of local time on two coarse clocks, in nanoseconds: a monotonic one, and one that goes on during suspend.
 /// Reading both takes half the time of the exact clock, reading one a quarter. They lag by a timer tick, 10 ms at
-/// most.
+/// most, or longer after a host has taken the processor away.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Moment {
     mono: u64,

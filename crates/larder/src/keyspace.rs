@@ -18,7 +18,7 @@ pub(crate) const SEMAPHORE: &str = "~semaphore.1:";
 /// The start of the name of every read-write lock.
 pub(crate) const RW_LOCK: &str = "~rwlock.1:";
 /// The start of the lock's name of every election.
-pub(crate) const ELECTION: &str = "~election.1:";
+pub(crate) const ELECTION: &str = "~election.2:";
 
 /// The start of the name of every record of a process.
 pub(crate) const PROCESS: &str = "~process.1:";
@@ -187,7 +187,7 @@ impl Keyspace {
     }
 
     pub(crate) fn lock(&self, name: &str) -> String {
-        self.sibling("~lock.1:", name).as_str().to_owned()
+        self.sibling("~lock.2:", name).as_str().to_owned()
     }
 
     /// Returns the name of the list of processes, and the start of the names of their records.

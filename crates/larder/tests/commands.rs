@@ -289,7 +289,7 @@ async fn a_contended_lock_is_three_requests_and_fourteen_commands() {
         tokio::spawn(async move { lock.acquire().await.unwrap() })
     };
     let queued = async |count: u64| {
-        until("it is queued", async || server.query::<u64>(&["ZCARD", "~lock.1:{/gate}:line"]) == count)
+        until("it is queued", async || server.query::<u64>(&["ZCARD", "~lock.2:{/gate}:line"]) == count)
             .await;
     };
     // A holder that was in the queue, and two attempts behind it.

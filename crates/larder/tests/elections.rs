@@ -156,7 +156,7 @@ async fn after_a_leader_is_killed_another_leads_within_its_lease_and_seven_tenth
         let leader = Worker::spawn(test, "leader", &[("ELECTION_URL", &server.url())]);
         assert_eq!(leader.read_line(LONG).unwrap(), "leads");
         let late = Lateness::watch();
-        let queue = "~election.1:{killed/scheduler}:line";
+        let queue = "~election.2:{killed/scheduler}:line";
         let candidate = tokio::spawn({
             let election = larder.election("scheduler").ttl(TTL);
             async move { election.campaign().await.unwrap() }
@@ -187,7 +187,7 @@ async fn a_leader_that_resigns_is_followed_within_two_and_a_half_round_trips() {
         candidates.push(support::connect_as(&proxy.url(), &space).await);
         proxies.push(proxy);
     }
-    let queue = format!("~election.1:{{{space}/scheduler}}:line");
+    let queue = format!("~election.2:{{{space}/scheduler}}:line");
     let (mut took, mut round_trips) = (Vec::new(), Vec::new());
     let mut leads = candidates[0].election("scheduler").ttl(TTL).campaign().await.unwrap();
     for round in 1..=11 {

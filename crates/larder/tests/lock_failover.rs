@@ -24,7 +24,7 @@ const LIMIT: Duration = Duration::from_secs(15);
 const SPACE: &str = "f";
 
 fn key(lock: &str) -> String {
-    format!("~lock.1:{{{SPACE}/{lock}}}")
+    format!("~lock.2:{{{SPACE}/{lock}}}")
 }
 
 async fn connect(url: &str) -> Larder {

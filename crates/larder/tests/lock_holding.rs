@@ -161,7 +161,7 @@ async fn a_deadline_counts_from_before_each_request_left() {
     let space = namespace();
     let (holder, larder) =
         (support::connect_as(&server.url(), &space).await, support::connect_as(&proxy.url(), &space).await);
-    let key = format!("~lock.1:{{{space}/gate}}");
+    let key = format!("~lock.2:{{{space}/gate}}");
     let lock = larder.lock("gate").ttl(KEPT);
     // Every reply, and every push, is late by that much.
     proxy.delay(Direction::ToClient, Duration::from_millis(150));
@@ -212,7 +212,7 @@ async fn a_request_that_arrives_after_it_was_given_up_takes_nothing() {
     // Run once, so that the server knows the script; otherwise the request would be sent twice.
     larder.lock("warm").acquire().await.unwrap().release().await.unwrap();
     let given_up =
-        async |lock: &str| server.query::<Vec<String>>(&["KEYS", &format!("~lock.1:{{{space}/{lock}}}*")]);
+        async |lock: &str| server.query::<Vec<String>>(&["KEYS", &format!("~lock.2:{{{space}/{lock}}}*")]);
     // A waiter's requests use one connection, and the requests that end an attempt use the other.
     proxy.only_tracked().delay(Direction::ToServer, Duration::from_millis(400));
     // Each request first checks whether its attempt was cancelled.
@@ -238,7 +238,7 @@ async fn a_wait_that_ends_in_an_outage_gets_its_error_and_after_it_that_the_lock
     let holder = support::connect_as(&server.url(), &space).await;
     let guard = holder.lock("gate").ttl(TTL).acquire().await.unwrap();
     let proxy = Proxy::start(server.addr().unwrap()).await;
-    let line = format!("~lock.1:{{{space}/gate}}:line");
+    let line = format!("~lock.2:{{{space}/gate}}:line");
     for (comes_back, patience) in [(false, 1), (true, 4)] {
         let larder = support::connect_as(&proxy.url(), &space).await;
         let waiter = tokio::spawn({
@@ -271,7 +271,7 @@ async fn who_stands_in_line_outlives_a_restart_of_the_server() {
     let guard = larder.lock("gate").ttl(TTL).acquire().await.unwrap();
     let lock = larder.lock("gate").ttl(TTL);
     let waiter = tokio::spawn(async move { lock.acquire().await });
-    let line = format!("~lock.1:{{{space}/gate}}:line");
+    let line = format!("~lock.2:{{{space}/gate}}:line");
     until("it stands in line", async || server.query::<u64>(&["ZCARD", &line]) == 1).await;
     server.restart();
     until("it can be freed", async || larder.ping().await.is_ok()).await;
@@ -312,7 +312,7 @@ async fn locks_and_limits_are_on_the_second_server_and_an_evicting_one_is_report
         async move { lock.acquire().await.unwrap() }
     });
     assert!(apart.rate_limiter("api", Quota::per_hour(10)).unwrap().allow("a").await.unwrap());
-    until("it stands in line", async || firm.query::<u64>(&["ZCARD", "~lock.1:{/gate}:line"]) == 1).await;
+    until("it stands in line", async || firm.query::<u64>(&["ZCARD", "~lock.2:{/gate}:line"]) == 1).await;
     guard.release().await.unwrap();
     waiter.await.unwrap().release().await.unwrap();
     assert_eq!(cache.query::<u64>(&["DBSIZE"]), 0);

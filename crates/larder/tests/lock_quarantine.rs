@@ -134,25 +134,25 @@ async fn a_waiter_whose_turn_comes_in_quarantine_is_refused_and_leaves_its_place
     let lock = larder.lock("a").ttl(LONG).quarantine(LONG);
     // Its quarantine would last too long for a test, so the marker names this server from the beginning.
     let id = server.info("replication")["master_replid"].clone();
-    server.command(&["SET", "~lock.1:{q/a}:origin", &format!("{id} {}", LONG.as_millis())]);
+    server.command(&["SET", "~lock.2:{q/a}:origin", &format!("{id} {}", LONG.as_millis())]);
     let held = lock.acquire().await.unwrap();
     let waiter = tokio::spawn({
         let lock = lock.clone();
         async move { lock.acquire().await.map(drop) }
     });
-    until("it waits", async || server.query::<u64>(&["ZCARD", "~lock.1:{q/a}:line"]) == 1).await;
+    until("it waits", async || server.query::<u64>(&["ZCARD", "~lock.2:{q/a}:line"]) == 1).await;
     server.command(&["DEBUG", "CHANGE-REPL-ID"]);
     held.release().await.unwrap();
     let refused = tokio::time::timeout(LONG, waiter).await.unwrap().unwrap().unwrap_err();
     assert!(matches!(refused.kind(), ErrorKind::Quarantined { .. }), "{refused:?}");
-    until("it left its place", async || server.query::<u64>(&["EXISTS", "~lock.1:{q/a}:line"]) == 0).await;
+    until("it left its place", async || server.query::<u64>(&["EXISTS", "~lock.2:{q/a}:line"]) == 0).await;
 }
 
 #[tokio::test]
 async fn the_longest_quarantine_that_was_asked_for_counts_and_the_marker_is_kept_for_30_days() {
     let server = Server::start();
     let larder = support::connect_as(&server.url(), "q").await;
-    let marker = "~lock.1:{q/a}:origin";
+    let marker = "~lock.2:{q/a}:origin";
     let id = server.info("replication")["master_replid"].clone();
     server.command(&["SET", marker, &format!("{id} 30000")]);
     let brief = larder.lock("a").ttl(LEASE).quarantine(LEASE);

@@ -20,7 +20,7 @@ const TTL: Duration = Duration::from_secs(20);
 
 /// How many waiters a lock's queue on a server has.
 fn waiting(server: &Server, lock: &str) -> u64 {
-    server.query(&["ZCARD", &format!("~lock.1:{{{lock}}}:line")])
+    server.query(&["ZCARD", &format!("~lock.2:{{{lock}}}:line")])
 }
 
 async fn own(server: &Server, namespace: &str) -> Larder {
@@ -40,6 +40,25 @@ async fn enqueue(
     let waiter = tokio::spawn(async move { waiter.acquire().await.unwrap() });
     until("it is queued", async || waiting(server, &name) > before).await;
     waiter
+}
+
+/// Its time of joining is in the future for the server.
+#[tokio::test]
+async fn a_dead_waiter_from_before_the_servers_clock_was_set_back_is_handed_nothing() {
+    let server = Server::start();
+    let space = namespace();
+    let larder = own(&server, &space).await;
+    let lock = larder.lock("gate").ttl(TTL);
+    let guard = lock.acquire().await.unwrap();
+    let name = format!("~lock.2:{{{space}/gate}}");
+    let ahead = (server.query::<(u64, u64)>(&["TIME"]).0 + 60) * 1_000_000;
+    server.command(&["ZADD", &format!("{name}:line"), &ahead.to_string(), "00000000000000ff"]);
+    // The mark of a lock that others wait for.
+    server.command(&["SETRANGE", &name, "16", "+"]);
+    assert_eq!(guard.release().await.unwrap(), ReleaseOutcome::Released);
+    assert!(!server.query::<bool>(&["EXISTS", &name]), "it was handed to the dead waiter");
+    let next = lock.try_acquire().await.unwrap().expect("nobody holds it");
+    assert_eq!(next.release().await.unwrap(), ReleaseOutcome::Released);
 }
 
 #[tokio::test]
@@ -73,7 +92,7 @@ async fn sixty_four_waiters_are_served_in_the_order_in_which_they_came() {
     }
     // The lock and its queue are gone, and wake-up keys within a second; the fence is remembered for a minute.
     let left = || server.query::<Vec<String>>(&["KEYS", "~lock*"]);
-    let fence = format!("~lock.1:{{{space}/gate}}:fence");
+    let fence = format!("~lock.2:{{{space}/gate}}:fence");
     assert!(left().iter().all(|key| *key == fence || key.contains(":wake:")), "{:?}", left());
     until("only the fence is left", async || left() == [fence.as_str()]).await;
     assert!(server.query::<i64>(&["PTTL", &fence]) > 0);
@@ -109,7 +128,7 @@ async fn a_fence_goes_on_from_the_last_though_the_servers_clock_has_stepped_back
     let ahead = guard.fence().get() + 3_600_000_000;
     guard.release().await.unwrap();
     // As if the last grant had been an hour in the future.
-    let name = format!("~lock.1:{{{space}/gate}}:fence");
+    let name = format!("~lock.2:{{{space}/gate}}:fence");
     server.query::<String>(&["SET", &name, &ahead.to_string(), "PX", "60000"]);
     let at_once = lock.acquire().await.unwrap();
     assert_eq!(at_once.fence().get(), ahead + 1);
@@ -270,7 +289,7 @@ async fn a_late_wake_up_does_not_lengthen_the_lease() {
     proxy.delay(Direction::ToClient, Duration::from_millis(300));
     guard.release().await.unwrap();
     let guard = waiter.await.unwrap();
-    support::waiting::ends_no_later_than(&server, &format!("~lock.1:{{{name}}}"), &guard);
+    support::waiting::ends_no_later_than(&server, &format!("~lock.2:{{{name}}}"), &guard);
     assert!(guard.remaining() < Duration::from_millis(1700), "{:?}", guard.remaining());
     assert!(larder.stats().locks.heartbeats > before, "no heartbeat kept the place");
     guard.release().await.unwrap();

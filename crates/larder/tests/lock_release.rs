@@ -41,7 +41,7 @@ async fn larder(url: &str) -> Larder {
 }
 
 fn key(lock: &str) -> String {
-    format!("~lock.1:{{{SPACE}/{lock}}}")
+    format!("~lock.2:{{{SPACE}/{lock}}}")
 }
 
 fn waiting(server: &Server, lock: &str) -> u64 {

@@ -35,7 +35,7 @@ async fn one_holder_at_a_time_and_fences_grow() {
 async fn fences_grow_though_the_servers_clock_is_behind_the_last_one() {
     let (server, space) = (support::server(), support::namespace());
     let larder = support::connect_as(&server.url(), &space).await;
-    let (lock, name) = (larder.lock("reports").ttl(TTL), format!("~lock.1:{{{space}/reports}}"));
+    let (lock, name) = (larder.lock("reports").ttl(TTL), format!("~lock.2:{{{space}/reports}}"));
     let first = lock.acquire().await.unwrap();
     let ahead = first.fence().get() + 3_600_000_000;
     first.release().await.unwrap();

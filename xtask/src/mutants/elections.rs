@@ -62,7 +62,7 @@ pub(super) const MUTANTS: &[Mutant] = &[
         &[switched(
             "crates/larder/src/keyspace.rs",
             "self.sibling(ELECTION, name)",
-            "self.sibling(\"~lock.1:\", name)",
+            "self.sibling(\"~lock.2:\", name)",
         )],
         &[SEEN],
     ),

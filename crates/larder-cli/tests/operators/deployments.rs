@@ -240,7 +240,7 @@ fn a_cluster_with_a_hole_a_dead_node_and_a_patient_master_is_found_out() {
 fn sentinels_that_disagree_or_replace_a_master_too_early_are_found_out() {
     let sentinel = Sentinel::builder().down_after(Duration::from_secs(60)).start();
     let [master, ..] = sentinel.servers() else { panic!("two servers") };
-    master.command(&["SET", "~lock.1:{shop/a}", "x", "EX", "600"]);
+    master.command(&["SET", "~lock.2:{shop/a}", "x", "EX", "600"]);
     master.command(&["CONFIG", "SET", "min-replicas-to-write", "1"]);
     let findings = until(&sentinel.url(), &["--only", "cluster,L01,L15,L37"], |findings| {
         findings.verdict("L64") == "good" && findings.verdict("L15") == "good"

@@ -80,7 +80,7 @@ pub(crate) fn until(url: &str, arguments: &[&str], wanted: impl Fn(&Findings) ->
 fn a_server_that_is_set_up_as_documented_has_no_problem_and_no_warning() {
     let server = server_for_locks();
     server.command(&["SET", "shop/user:1", "{}", "EX", "60"]);
-    server.command(&["SET", "~lock.1:{shop/a}", "x", "EX", "60"]);
+    server.command(&["SET", "~lock.2:{shop/a}", "x", "EX", "60"]);
     permit_all(&server);
     let variables = [("LARDER_URL", server.url()), ("LARDER_NAMESPACE", "shop".to_owned())];
     let variables = variables.each_ref().map(|(name, value)| (*name, value.as_str()));
@@ -200,7 +200,7 @@ fn a_server_that_does_everything_wrong_for_locks_is_found_out() {
         .arg("maxclients", "40")
         .start();
     for name in ["a", "b"] {
-        server.command(&["SET", &format!("~lock.1:{{shop/{name}}}"), "x", "EX", "600"]);
+        server.command(&["SET", &format!("~lock.2:{{shop/{name}}}"), "x", "EX", "600"]);
     }
     server.command(&["KEYS", "*"]);
     server.command(&["SWAPDB", "1", "2"]);

@@ -57,7 +57,7 @@ pub(super) fn entry(context: &Context, cache: &CacheName<'_>, key: &str) -> Resu
 /// Returns the start of the names of a kind of lock.
 fn start_of(kind: LockKind) -> &'static str {
     match kind {
-        LockKind::Lock => "~lock.1:",
+        LockKind::Lock => "~lock.2:",
         LockKind::RwLock => RW_LOCK,
         LockKind::Semaphore => SEMAPHORE,
         LockKind::Group => GROUP,
@@ -148,12 +148,12 @@ mod tests {
             ("~lease.2:{shop/user:1}", KeyGroup::Loads),
             ("~lease.2:{user:a/b}", KeyGroup::OtherNamespaces),
             ("~once.1:{shop/user:1}:pulse", KeyGroup::Loads),
-            ("~lock.1:{shop/a}:fence", KeyGroup::Locks),
-            ("~lock.1:{/shop/a}", KeyGroup::OtherNamespaces),
+            ("~lock.2:{shop/a}:fence", KeyGroup::Locks),
+            ("~lock.2:{/shop/a}", KeyGroup::OtherNamespaces),
             ("~group.1:{shop/a}:state", KeyGroup::Locks),
             ("~rwlock.1:{shop/a}", KeyGroup::Locks),
             ("~semaphore.1:{shop/a:b}", KeyGroup::Locks),
-            ("~election.1:{shop/a}", KeyGroup::Locks),
+            ("~election.2:{shop/a}", KeyGroup::Locks),
             ("~job.1:{shop/a}:run", KeyGroup::Jobs),
             ("~limit.1:{shop/+acme}{api:ann}", KeyGroup::Limits),
             ("~process.1:{shop/}:0badcafe", KeyGroup::Processes),
@@ -162,17 +162,17 @@ mod tests {
             assert_eq!(group_of("shop", name), group, "{name}");
         }
         assert_eq!(group_of("", "~lease.2:{user:a/b}"), KeyGroup::Loads);
-        assert_eq!(group_of("", "~lock.1:{/shop/a}"), KeyGroup::Locks);
+        assert_eq!(group_of("", "~lock.2:{/shop/a}"), KeyGroup::Locks);
     }
 
     #[test]
     fn a_lock_is_recognised_and_the_keys_beside_it_are_not() {
         let named = |whole: &str| lock_named("shop", whole);
-        assert_eq!(named("~lock.1:{shop/a}"), Some((LockKind::Lock, "a".into())));
+        assert_eq!(named("~lock.2:{shop/a}"), Some((LockKind::Lock, "a".into())));
         assert_eq!(named("~semaphore.1:{shop/pool:x}"), Some((LockKind::Semaphore, "pool:x".into())));
         assert_eq!(named("~job.1:{shop/nightly}"), Some((LockKind::Job, "nightly".into())));
         for other in
-            ["~lock.1:{shop/a}:fence", "~job.1:{shop/a}:lock", "~lock.1:{other/a}", "~tag.1:{shop/a}"]
+            ["~lock.2:{shop/a}:fence", "~job.1:{shop/a}:lock", "~lock.2:{other/a}", "~tag.1:{shop/a}"]
         {
             assert_eq!(named(other), None, "{other}");
         }

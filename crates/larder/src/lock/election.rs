@@ -368,8 +368,12 @@ impl Follow {
         let (stamp, holder) = tokio::time::timeout(locks.context.limits.response_timeout, asked)
             .await
             .unwrap_or_else(|_| Err(Error::timed_out(locks.context.limits.response_timeout)))?;
-        // Counted from after the reply, so the server's lease is over by then.
-        let ends = holder.as_ref().map(|held| locks.context.clock.now().after(held.remaining + LEASE_MARGIN));
+        // Counted from after the reply, so the server's lease is over by then. An operator can pin a leader by a key
+        // that never expires; that is looked at as often as without tracking.
+        let ends = holder.as_ref().map(|held| {
+            let left = if held.remaining.is_zero() { POLL } else { held.remaining + LEASE_MARGIN };
+            locks.context.clock.now().after(left)
+        });
         self.seen = Some(Observation { stamp, ends });
         Ok(holder.map(Holder::of).map(Leader::of))
     }

@@ -65,8 +65,8 @@ mod tests {
 
     #[test]
     fn a_lock_is_shown_without_its_frame() {
-        assert_eq!(shown("~lock.1:{/reports}"), "reports");
-        assert_eq!(shown("~lock.1:{shop/reports}"), "shop/reports");
+        assert_eq!(shown("~lock.2:{/reports}"), "reports");
+        assert_eq!(shown("~lock.2:{shop/reports}"), "shop/reports");
         assert_eq!(shown("~semaphore.1:{shop/exports:ann}"), "shop/exports:ann");
     }
 }

@@ -217,7 +217,7 @@ mod tests {
         );
         assert_eq!(versions.known("~tag", &sessions, at(0)), None, "no heartbeat was answered yet");
         sessions.renew(seen, at(0));
-        assert_eq!(versions.known("~tag", &sessions, at(1900)).map(|known| known.version), Some(7));
+        assert_eq!(versions.known("~tag", &sessions, at(1700)).map(|known| known.version), Some(7));
         assert_eq!(versions.known("~tag", &sessions, at(2000)), None, "the connection is silent");
         sessions.renew(seen, at(2000));
         assert!(versions.known("~tag", &sessions, at(2000)).is_some());

@@ -124,10 +124,10 @@ mod tests {
         let silent = async |subscription: &Subscription| {
             timeout(Duration::ZERO, subscription.notified(Duration::MAX)).await.is_err()
         };
-        invalidations.changed(&wake_name("~lock.1:{/a}", 1));
+        invalidations.changed(&wake_name("~lock.2:{/a}", 1));
         one.notified(Duration::MAX).await;
         assert!(silent(&one).await && silent(&other).await);
-        invalidations.changed(&wake_name("~lock.1:{/a}", 1));
+        invalidations.changed(&wake_name("~lock.2:{/a}", 1));
         one.notified(Duration::MAX).await;
         invalidations.all_changed();
         one.notified(Duration::MAX).await;

@@ -223,8 +223,8 @@ mod tests {
     #[test]
     fn a_pattern_matches_the_names_of_its_namespace_alone() {
         let own = |namespace: &str| NamePattern::Own(namespace.into());
-        assert!(own("shop").matches("~lock.1:{shop/a}") && own("").matches("~lock.1:{/shop/a}"));
-        for other in ["~lock.1:{shop2/a}", "~lock.1:{/shop/a}", "shop/user:1", "~lease.2:{shop-x/user:1}"] {
+        assert!(own("shop").matches("~lock.2:{shop/a}") && own("").matches("~lock.2:{/shop/a}"));
+        for other in ["~lock.2:{shop2/a}", "~lock.2:{/shop/a}", "shop/user:1", "~lease.2:{shop-x/user:1}"] {
             assert!(!own("shop").matches(other), "{other}");
         }
         let users = NamePattern::Prefix("shop/user:".into());

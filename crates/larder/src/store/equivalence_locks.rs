@@ -156,7 +156,7 @@ impl MadeTokens {
         } else if lock == PERMITS {
             self.semaphore()
         } else {
-            format!("~lock.1:{{h{}:{lock}}}", self.history)
+            format!("~lock.2:{{h{}:{lock}}}", self.history)
         }
     }
 

@@ -291,7 +291,7 @@ fn watch_server(address: SocketAddr, book: &Notebook, done: &AtomicBool) {
 #[test]
 fn a_planted_key_without_an_end_is_found() {
     let server = Server::start();
-    server.command(&["SET", "~lock.1:{a}", "1", "EX", "60"]);
+    server.command(&["SET", "~lock.2:{a}", "1", "EX", "60"]);
     server.command(&["SET", "of a program", "1"]);
     assert_eq!(without_end(&server), [""; 0]);
     server.command(&["SET", "~sem.1:{b}", "1"]);

@@ -60,7 +60,7 @@ pub(crate) struct Sampled {
     pub(crate) head: Vec<u8>,
 }
 
-/// Splits `~lock.1:{shop/a}:fence` into its kind, its layout, and the name of the thing.
+/// Splits `~lock.2:{shop/a}:fence` into its kind, its layout, and the name of the thing.
 pub(crate) fn reserved(name: &[u8]) -> Option<(&str, u32, &[u8])> {
     let rest = name.strip_prefix(b"~")?;
     let dot = rest.iter().position(|&byte| byte == b'.')?;
@@ -224,12 +224,12 @@ mod tests {
 
     #[test]
     fn reserved_names_are_taken_apart_and_things_are_counted_once() {
-        assert_eq!(reserved(b"~lock.1:{shop/a}:fence"), Some(("lock", 1, b"{shop/a}".as_slice())));
+        assert_eq!(reserved(b"~lock.2:{shop/a}:fence"), Some(("lock", 1, b"{shop/a}".as_slice())));
         assert_eq!(reserved(b"~lease.2:{user:1}"), Some(("lease", 2, b"{user:1}".as_slice())));
         assert_eq!(reserved(b"user:1"), None);
         assert_eq!(reserved(b"~lock:{a}"), None);
         let mut names = Names::default();
-        for name in ["~lock.1:{/a}", "~lock.1:{/a}:fence", "~limit.1:{/api:x}", "~tag.1:{/t}", "~lock.2:{/a}"]
+        for name in ["~lock.2:{/a}", "~lock.2:{/a}:fence", "~limit.1:{/api:x}", "~tag.1:{/t}", "~lock.2:{/a}"]
         {
             names.note(name.as_bytes());
         }

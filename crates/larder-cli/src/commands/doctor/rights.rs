@@ -75,7 +75,7 @@ pub(crate) static BLOCKS: &[Block] = &[
             ("zrem", &["ZREM", KEY, "x"]),
             ("zscore", &["ZSCORE", KEY, "x"]),
         ],
-        names: &["lock.1", "group.1", "election.1", "job.1", "semaphore.1", "rwlock.1", "limit.1"],
+        names: &["lock.2", "group.1", "election.2", "job.1", "semaphore.1", "rwlock.1", "limit.1"],
         missing: Verdict::Warning,
     },
     Block {

@@ -211,7 +211,7 @@ mod tests {
     async fn calls_share_connections_one_after_the_other_and_unused_ones_are_closed() {
         let mut store = real_store().await;
         store.replicas.idle_for = Duration::from_millis(20);
-        let ticket = LockToken { lock: "~lock.1:{/replicas}".to_owned(), token: 7 };
+        let ticket = LockToken { lock: "~lock.2:{/replicas}".to_owned(), token: 7 };
         let unused = |store: &RedisStore| lock(&store.replicas.idle).unused.len();
         let ask =
             async || store.acknowledged_by(std::slice::from_ref(&ticket), 0, Duration::from_secs(5)).await;

@@ -40,8 +40,17 @@ local function hand_over(lock, queue, seen, now, claim, live, mark)
     more = 15
     for i = 1, #batch, 2 do
       local token, heartbeat = batch[i], math.floor(batch[i + 1] / 1000)
-      if now - heartbeat > live then
-        heartbeat = math.max(heartbeat, tonumber(redis.call('ZSCORE', seen, token)) or 0)
+      if heartbeat > now or now - heartbeat > live then
+        local later = tonumber(redis.call('ZSCORE', seen, token)) or 0
+        if heartbeat <= now then
+          heartbeat = math.max(heartbeat, later)
+        elseif later > 0 and later <= now then
+          heartbeat = later
+        else
+          -- The server's clock was set back since it joined, so the time says nothing. It keeps its place, and
+          -- is served after its next heartbeat.
+          heartbeat = now - live - 1
+        end
       end
       local woken
       if now - heartbeat <= live then
@@ -50,7 +59,7 @@ local function hand_over(lock, queue, seen, now, claim, live, mark)
         if woken and woken.err and string.find(woken.err, 'OOM', 1, true) then
           -- A server that is at its maxmemory lets a script write only after it has deleted something.
           redis.call('UNLINK', lock)
-          redis.pcall('SET', wake, '1', 'PX', live)
+          woken = redis.pcall('SET', wake, '1', 'NX', 'PX', live)
         end
       end
       if woken then
