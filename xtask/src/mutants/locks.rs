@@ -212,8 +212,8 @@ pub(super) const MUTANTS: &[Mutant] = &[
         "a waiter that did not take its turn gets the next one",
         &[rebuilt(
             LINE,
-            "redis.pcall('SET', wake, '1', 'NX', 'PX', live)",
-            "redis.pcall('SET', wake, '1', 'PX', live)",
+            "redis.pcall('SET', wake, '1', 'NX', 'PX', live)\n        if woken",
+            "redis.pcall('SET', wake, '1', 'PX', live)\n        if woken",
         )],
         &[EQUIVALENCE],
     ),

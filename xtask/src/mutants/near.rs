@@ -66,7 +66,7 @@ pub(super) const MUTANTS: &[Mutant] = &[
         &[within(
             TRUST,
             "let span = u64::try_from(",
-            ["(Self::BOUND - Self::TICK)", "(Self::BOUND * 3)"],
+            ["(Self::BOUND - Self::LAG)", "(Self::BOUND * 3)"],
             ".as_nanos())",
         )],
         &[

@@ -10,8 +10,8 @@
 //! Validity is compared on two coarse clocks that the kernel keeps up to date. One cannot be set, the other
 //! also runs while the machine sleeps. So in a process that was stopped, or after a laptop slept, nothing is
 //! valid until the next heartbeat is answered. The coarse clocks lag by one timer tick, 10 ms at most, and by
-//! more if a host has taken the processor away that counts the ticks: 110 ms was seen. The bound is shortened
-//! by more than that here. It costs nothing, as a heartbeat is sent every 500 ms.
+//! more while a host takes away the processor that counts the ticks. The bound is shortened here by more than
+//! that. It costs nothing, as a heartbeat is sent every 500 ms.
 
 use std::time::Duration;
 
