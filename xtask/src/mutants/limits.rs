@@ -327,7 +327,7 @@ pub(super) const MUTANTS: &[Mutant] = &[
     mutant(
         "several keys do not look behind an override",
         &[switched(MEMORY, "state.wait_behind_overrides(charges, &mut answers, clock)", "false")],
-        &[RETRY, SEVERAL],
+        &[SEVERAL],
     ),
     mutant(
         "nor do they on the server",

@@ -393,6 +393,18 @@ async fn take(
     })
 }
 
+/// What chance rarely produces: a waiter of a group gives back its claim before it has confirmed it.
+fn claim_given_back() -> Vec<Step> {
+    vec![
+        Step::TakeGroup(0, 3, false),
+        Step::TakeGroup(1, 1, true),
+        Step::EndGroup,
+        Step::TakeGroup(2, 1, false),
+        Step::GiveGroup(1, false),
+        Step::Listen(GROUP, 1),
+    ]
+}
+
 /// What chance rarely produces: a waiter whose claim ended asks while the next one has a claim.
 fn late_waiter() -> Vec<Step> {
     let waits = Some(u64::MAX);
@@ -444,6 +456,7 @@ fn both_stores_answer_the_same_to_every_history_of_locks() {
             let history = match number {
                 1 => late_waiter(),
                 2 => heavy_waiter(),
+                3 => claim_given_back(),
                 _ => history,
             };
             // The same names and tokens at both stores.

@@ -6,7 +6,9 @@
 -- Reply: 1 if it held its locks or had a claim on them, 0 if not
 local ends = tonumber(redis.call('ZSCORE', group, ARGV[1]))
 drop_held(ARGV[1])
-leave_queue(ARGV[1])
+if leave_queue(ARGV[1]) then
+  redis.call('UNLINK', KEYS[4])
+end
 redis.call('HDEL', state, 's' .. ARGV[1])
 if ARGV[2] ~= '0' then
   redis.call('SET', KEYS[4], '0', 'PX', ARGV[2])
