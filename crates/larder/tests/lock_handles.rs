@@ -181,7 +181,7 @@ async fn what_is_renewed_keeps_its_fence_and_its_holder() {
     let ttl = Duration::from_secs(3);
     let (server, space) = (server(), namespace());
     let larder = connect_as(&server.url(), &space).await;
-    let fence_of = |kind: &str, name: &str| format!("~{kind}.1:{{{space}/{name}}}:fence");
+    let fence_of = |kind: &str, name: &str| format!("~{kind}:{{{space}/{name}}}:fence");
     let left = |fence: &str| server.query::<i64>(&["PTTL", fence]);
     // As if the time had passed since the grant.
     let shorten = |fence: &str| assert_eq!(server.query::<i64>(&["PEXPIRE", fence, SHORT]), 1, "{fence}");
@@ -189,7 +189,7 @@ async fn what_is_renewed_keeps_its_fence_and_its_holder() {
 
     let lock = larder.lock("lock").ttl(ttl);
     let guard = lock.clone().keep_alive().acquire().await.unwrap();
-    let fence = fence_of("lock", "lock");
+    let fence = fence_of("lock.2", "lock");
     shorten(&fence);
     renewed(&fence).await;
     let holder = lock.holder().await.unwrap().unwrap();
@@ -197,7 +197,7 @@ async fn what_is_renewed_keeps_its_fence_and_its_holder() {
     assert!(lock.break_if(guard.fence()).await.unwrap());
 
     let extended = larder.lock("extended").ttl(ttl).acquire().await.unwrap();
-    let fence = fence_of("lock", "extended");
+    let fence = fence_of("lock.2", "extended");
     shorten(&fence);
     extended.extend(10 * ttl).await.unwrap();
     assert!(left(&fence) > 60_000 + 9 * 3000, "{}", left(&fence));
@@ -207,7 +207,7 @@ async fn what_is_renewed_keeps_its_fence_and_its_holder() {
 
     let election = larder.election("scheduler").ttl(ttl).value("10.0.0.7");
     let leadership = election.campaign().await.unwrap();
-    let fence = fence_of("election", "scheduler");
+    let fence = fence_of("election.2", "scheduler");
     shorten(&fence);
     renewed(&fence).await;
     let leader = election.leader().await.unwrap().unwrap();
@@ -215,7 +215,7 @@ async fn what_is_renewed_keeps_its_fence_and_its_holder() {
 
     let group = larder.lock_group("order");
     let held = group.locks(["a", "b"]).ttl(ttl).acquire().await.unwrap();
-    let fence = fence_of("group", "order");
+    let fence = fence_of("group.1", "order");
     shorten(&fence);
     renewed(&fence).await;
     // One lock's short time does not shorten the memory of a fence of another one.
