@@ -309,6 +309,35 @@ async fn a_request_in_flight_holds_its_permit_until_its_body_was_sent_or_the_cli
     }
 }
 
+/// As for a rate limit: a client does not escape by a key that is too long for the store.
+#[tokio::test(flavor = "multi_thread")]
+async fn requests_in_flight_with_a_key_longer_than_the_store_takes_are_counted_under_its_hash() {
+    for (store, larder) in each_store().await {
+        let layer = InFlightLayer::new(larder.semaphore("long", 1), by_user()).allow_in_outage();
+        let (entered, leave) = (Arc::new(tokio::sync::Notify::new()), Arc::new(tokio::sync::Notify::new()));
+        let handler = {
+            let (entered, leave) = (entered.clone(), leave.clone());
+            get(move || async move {
+                let leaves = leave.notified();
+                entered.notify_one();
+                leaves.await;
+            })
+        };
+        let address = serve(Router::new().route("/", handler).layer(layer)).await;
+        let long = "a".repeat(2000);
+        let ask = |user: String| async move {
+            ask(1, address, request(Method::GET, "/", &[("x-user", user.as_str())])).await.status
+        };
+        let first = tokio::spawn(ask(long.clone()));
+        entered.notified().await;
+        assert_eq!(ask(long.clone()).await, StatusCode::TOO_MANY_REQUESTS, "{store}");
+        let other = tokio::spawn(ask(format!("{long}b")));
+        entered.notified().await;
+        leave.notify_waiters();
+        assert_eq!((first.await.unwrap(), other.await.unwrap()), (StatusCode::OK, StatusCode::OK), "{store}");
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_request_that_finds_the_queue_for_a_permit_full_is_refused_with_429() {
     for (store, larder) in each_store().await {

@@ -31,6 +31,21 @@ async fn several_quotas_are_decided_together_and_the_one_that_bound_is_named() {
     }
 }
 
+/// A small limit keeps the time of each permit, and no more of them than it allows. A debt under it must not replace
+/// what a larger limit has counted.
+#[tokio::test]
+async fn a_debt_under_a_smaller_limit_forgets_nothing_that_was_charged() {
+    for (store, larder) in each_store().await {
+        let small = larder.rate_limiter("api", Quota::per_hour(10)).unwrap();
+        let large = larder.rate_limiter("api", Quota::per_hour(100)).unwrap();
+        let reservation = small.reserve("ann", 1).await.unwrap().granted().unwrap();
+        assert!(large.check_n("ann", 99).await.unwrap().is_allowed(), "{store}");
+        let settled = reservation.settle_with_debt(6).await.unwrap();
+        assert_eq!((settled.charged, settled.uncovered), (0, 5), "{store}");
+        assert!(!large.check("ann").await.unwrap().is_allowed(), "{store}");
+    }
+}
+
 #[tokio::test]
 async fn a_cost_is_charged_whole_or_not_at_all() {
     for (store, larder) in each_store().await {

@@ -300,6 +300,10 @@ mod tests {
             &["for=\"a,b;c\", for=203.0.113.9;host=\"x,y;for=2.2.2.2\""],
             &["for=\"\\\",for=1.1.1.1\" , for=203.0.113.9"],
             &["for=é, for=203.0.113.9"],
+            // A client leaves a quote open, so that the rest of the line would be part of it.
+            &["for=6.6.6.6;x=\", for=203.0.113.9"],
+            &["for=\", for=\"203.0.113.9\";proto=https"],
+            &["for=6.6.6.6;x=\"\\, for=\"203.0.113.9:80\""],
         ] {
             assert_eq!(key_of(&behind, "10.0.0.1", "forwarded", lines).unwrap(), "203.0.113.9", "{lines:?}");
         }

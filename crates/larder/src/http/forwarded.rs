@@ -17,17 +17,35 @@ pub(super) enum Hop {
 
 /// Returns the elements of a field over all its lines, the last one first. Empty elements are left out.
 pub(super) fn hops(headers: &HeaderMap, field: &HeaderName) -> Vec<Hop> {
-    let mut hops = Vec::new();
-    for line in headers.get_all(field) {
-        if field == header::FORWARDED {
-            hops.extend(split(line.as_bytes(), b',').into_iter().filter_map(forwarded));
-        } else {
-            let elements = line.as_bytes().split(|byte| *byte == b',');
-            hops.extend(elements.filter_map(|element| address(element.trim_ascii())));
+    let lines = headers.get_all(field).iter().rev();
+    if field == header::FORWARDED {
+        lines.flat_map(|line| elements(line.as_bytes())).filter_map(forwarded).collect()
+    } else {
+        let elements = lines.flat_map(|line| line.as_bytes().rsplit(|byte| *byte == b','));
+        elements.filter_map(|element| address(element.trim_ascii())).collect()
+    }
+}
+
+/// Splits a line of `Forwarded` at its commas outside quotes, and returns the last element first. It reads from the
+/// right: a client may leave a quote open, and what the proxies appended stays what it is.
+fn elements(line: &[u8]) -> Vec<&[u8]> {
+    let is_escaped = |place: usize| {
+        let before = line.get(..place).unwrap_or_default();
+        before.iter().rev().take_while(|byte| **byte == b'\\').count() % 2 == 1
+    };
+    let (mut elements, mut end, mut quoted) = (Vec::new(), line.len(), false);
+    for (place, byte) in line.iter().enumerate().rev() {
+        match byte {
+            b'"' if !is_escaped(place) => quoted = !quoted,
+            b',' if !quoted => {
+                elements.extend(line.get(place + 1..end));
+                end = place;
+            }
+            _ => {}
         }
     }
-    hops.reverse();
-    hops
+    elements.extend(line.get(..end));
+    elements
 }
 
 /// Parses an element of `Forwarded`: the value of its `for`.
@@ -36,7 +54,7 @@ fn forwarded(element: &[u8]) -> Option<Hop> {
     if element.is_empty() {
         return None;
     }
-    let value = split(element, b';').into_iter().find_map(|pair| {
+    let value = pairs(element).into_iter().find_map(|pair| {
         let at = pair.iter().position(|byte| *byte == b'=')?;
         let (name, value) = (pair.get(..at)?.trim_ascii(), pair.get(at + 1..)?.trim_ascii());
         name.eq_ignore_ascii_case(b"for").then_some(value)
@@ -66,21 +84,21 @@ fn address(element: &[u8]) -> Option<Hop> {
     Some(parsed.map_or(Hop::Other, Hop::Address))
 }
 
-/// Splits at a byte, except within quotes.
-fn split(line: &[u8], at: u8) -> Vec<&[u8]> {
-    let (mut parts, mut start, mut quoted, mut escaped) = (Vec::new(), 0, false, false);
-    for (place, byte) in line.iter().enumerate() {
+/// Splits an element of `Forwarded` at its semicolons outside quotes.
+fn pairs(element: &[u8]) -> Vec<&[u8]> {
+    let (mut pairs, mut start, mut quoted, mut escaped) = (Vec::new(), 0, false, false);
+    for (place, byte) in element.iter().enumerate() {
         match byte {
             _ if escaped => escaped = false,
             b'\\' if quoted => escaped = true,
             b'"' => quoted = !quoted,
-            byte if *byte == at && !quoted => {
-                parts.extend(line.get(start..place));
+            b';' if !quoted => {
+                pairs.extend(element.get(start..place));
                 start = place + 1;
             }
             _ => {}
         }
     }
-    parts.extend(line.get(start..));
-    parts
+    pairs.extend(element.get(start..));
+    pairs
 }

@@ -13,7 +13,7 @@ use pin_project_lite::pin_project;
 use tower_layer::Layer;
 use tower_service::Service;
 
-use super::key::{RequestHead, RequestKey};
+use super::key::{RequestHead, RequestKey, shortened};
 use super::refusal::{Problem, Refusal, Refuse, retry_after};
 use crate::error::ErrorKind;
 use crate::lock::{Semaphore, SemaphorePermit};
@@ -88,7 +88,7 @@ impl<R> InFlightLayer<R> {
 
     /// Returns the permit, or the status of the refusal. `None` lets the request pass without a permit.
     async fn enter(&self, key: String) -> Result<Option<SemaphorePermit>, StatusCode> {
-        let semaphore = self.semaphore.key(key);
+        let semaphore = self.semaphore.key(shortened(key, |key| self.semaphore.takes(key)));
         let taken = if self.waits.is_zero() {
             semaphore.try_acquire().await
         } else {
@@ -102,7 +102,8 @@ impl<R> InFlightLayer<R> {
             }
             Err(error) => {
                 tracing::debug!(target: target::HTTP, %error, "the requests in flight could not be counted");
-                if self.allow_in_outage { Ok(None) } else { Err(StatusCode::SERVICE_UNAVAILABLE) }
+                let passes = self.allow_in_outage && error.is_retryable();
+                if passes { Ok(None) } else { Err(StatusCode::SERVICE_UNAVAILABLE) }
             }
         }
     }

@@ -105,6 +105,13 @@ impl Semaphore {
         Self { name, ..self.clone() }
     }
 
+    /// Returns whether the name with this key is short enough for the store.
+    #[cfg(feature = "tower")]
+    pub(crate) fn takes(&self, key: &str) -> bool {
+        let name = self.locks.context.keyspace.keyed_semaphore(&self.label, key);
+        self.locks.context.limits.check_key(&name).is_ok()
+    }
+
     /// Sets the time to live of a permit: how long others wait after a holder's process dies. The permit is renewed
     /// while its guard lives. 10 ms to 24 hours. Default: 30 s.
     pub fn ttl(mut self, ttl: Duration) -> Self {

@@ -259,6 +259,8 @@ fn decide(
             (if room >= i128::from(cost) { i128::from(cost) } else { 0 }, cost)
         }
         ChargeMode::UpTo => (room, 1),
+        // Writing a record whose conversion dropped something would make the loss permanent.
+        ChargeMode::Debt if cut => (0, 1),
         ChargeMode::Debt => {
             let rooms = terms.iter().zip(&record.tracks).zip(&before);
             let rooms = rooms.map(|((term, track), total)| {

@@ -162,8 +162,9 @@ local granted, wanted = cost, cost
 if take == ALL or take == LOOK then
   granted = room >= cost and cost or 0
 elseif take == DEBT then
-  -- These permits were used already: charge up to twice the limit, and no more than a count can hold.
-  wanted = 1
+  -- These permits were used already: charge up to twice the limit, and no more than a count can hold. Charge none on a
+  -- record whose conversion dropped something: writing it would make the loss permanent.
+  wanted, granted = 1, cut and 0 or cost
   for place, term in ipairs(terms) do
     local track = tracks[place]
     granted = math.min(granted, math.max(2 * term.limit - track.total, 0))
