@@ -305,7 +305,7 @@ fn a_cache_that_is_too_small_and_full_of_other_things_is_found_out() {
     ]);
     let newer = "return redis.call('SET', KEYS[1], '\\154\\2' .. string.rep('\\0', 50), 'EX', 100000)";
     server.command(&["EVAL", newer, "1", "shop/user:2"]);
-    server.command(&["SET", "~lock.2:{shop/a}", "x", "EX", "100000"]);
+    server.command(&["SET", "~lock.3:{shop/a}", "x", "EX", "100000"]);
     for number in 0..60 {
         server.command(&["SET", &format!("forever:{number}"), "x"]);
     }
@@ -332,7 +332,7 @@ fn a_cache_that_is_too_small_and_full_of_other_things_is_found_out() {
         findings.says("L45", "warning", "forever");
         findings.says("L46", "problem", "shop/big");
         findings.says("L47", "warning", "shop/user:1 (another type)");
-        findings.says("L48", "warning", "lock 2 (~lock.2:{shop/a})");
+        findings.says("L48", "warning", "lock 3 (~lock.3:{shop/a})");
         findings.says("L48", "warning", "an entry (shop/user:2)");
         let old = !server.version().at_least(8, 0);
         findings.says("L21", if old { "warning" } else { "good" }, if old { "support ended" } else { "8." });
@@ -340,7 +340,7 @@ fn a_cache_that_is_too_small_and_full_of_other_things_is_found_out() {
     });
 
     // Without eviction a full server refuses writes.
-    server.command(&["UNLINK", "~lock.2:{shop/a}"]);
+    server.command(&["UNLINK", "~lock.3:{shop/a}"]);
     server.command(&["CONFIG", "SET", "maxmemory-policy", "noeviction"]);
     let fill = "for i = 1, 500 do redis.call('SET', 'full:' .. i, string.rep('x', 65536), 'EX', 900) end";
     let _ = server.try_query::<Value>(&["EVAL", fill, "0"]);

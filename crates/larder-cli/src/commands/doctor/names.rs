@@ -25,9 +25,9 @@ pub(crate) const LAYOUTS: &[(&str, u32)] = &[
     ("once", 1),
     ("tag", 1),
     ("epoch", 1),
-    ("lock", 1),
+    ("lock", 2),
     ("group", 1),
-    ("election", 1),
+    ("election", 2),
     ("job", 1),
     ("semaphore", 1),
     ("rwlock", 1),
@@ -224,12 +224,12 @@ mod tests {
 
     #[test]
     fn reserved_names_are_taken_apart_and_things_are_counted_once() {
-        assert_eq!(reserved(b"~lock.2:{shop/a}:fence"), Some(("lock", 1, b"{shop/a}".as_slice())));
+        assert_eq!(reserved(b"~lock.2:{shop/a}:fence"), Some(("lock", 2, b"{shop/a}".as_slice())));
         assert_eq!(reserved(b"~lease.2:{user:1}"), Some(("lease", 2, b"{user:1}".as_slice())));
         assert_eq!(reserved(b"user:1"), None);
         assert_eq!(reserved(b"~lock:{a}"), None);
         let mut names = Names::default();
-        for name in ["~lock.2:{/a}", "~lock.2:{/a}:fence", "~limit.1:{/api:x}", "~tag.1:{/t}", "~lock.2:{/a}"]
+        for name in ["~lock.2:{/a}", "~lock.2:{/a}:fence", "~limit.1:{/api:x}", "~tag.1:{/t}", "~lock.3:{/a}"]
         {
             names.note(name.as_bytes());
         }
@@ -241,7 +241,7 @@ mod tests {
                 && !names.has_processes(None)
         );
         assert_eq!((names.coordination(), names.described().as_str()), (2, "1 limit, 1 lock"));
-        assert_eq!(names.newer, ["lock 2 (~lock.2:{/a})"]);
+        assert_eq!(names.newer, ["lock 3 (~lock.3:{/a})"]);
         assert_eq!(cache_of(b"shop/user:1"), b"shop/user");
     }
 }

@@ -115,7 +115,7 @@ fn a_write_that_marks_only_when_it_begins_is_caught() {
 /// The mistake: a write may begin between the check and the store.
 #[test]
 fn a_store_that_checks_before_its_turn_is_caught() {
-    let store: Store = |scene, load, row| {
+    let store: StoreStep = |scene, load, row| {
         let may_store = block_on(load.turn()).may_store();
         // Another thread may continue here. The turn's own lock is tokio's, and dropping it is not a step.
         drop(scene.row.lock());
