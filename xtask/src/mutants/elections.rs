@@ -23,7 +23,7 @@ pub(super) const MUTANTS: &[Mutant] = &[
     mutant(
         "a leader that resigns hands nothing over",
         &[rebuilt(
-            "crates/larder/src/store/redis/lua/lock/hand_over.lua",
+            "crates/larder/src/store/redis/lua/lock/release.lua",
             "if not hand_over(KEYS[1], KEYS[2], KEYS[1] .. ':seen', now, claim, tonumber(live), string.sub(held, 17)) then",
             "do",
         )],

@@ -27,20 +27,23 @@ pub(crate) fn mutated_script(file: &str, text: &str) -> String {
 ";
 const LIB: &str = "crates/larder/src/lib.rs";
 const SCRIPT: &str = "crates/larder/src/store/redis/script.rs";
-/// The replacements in the file that creates the scripts, so that it chooses their text at run time.
-const CHOSEN: [(&str, &str); 5] = [
-    ("    source: &'static str,\n", "    source: LazyLock<&'static str>,\n"),
+/// The replacements in the file that creates the scripts, so that it chooses the text of each file at run time.
+const CHOSEN: [(&str, &str); 2] = [
     (
-        "source: concat!($(include_str!(concat!(\"lua/\", $file))),+),",
-        "source: LazyLock::new(|| {
-            let files = [$(crate::mutated_script($file, include_str!(concat!(\"lua/\", $file)))),+];
-            files.concat().leak()
-        }),",
+        "for line in files.iter().flat_map(|file| file.text.split_inclusive('\\n')) {",
+        "for line in files.iter().map(chosen).collect::<String>().split_inclusive('\\n') {",
     ),
-    ("sha1_smol::Sha1::from($name.source)", "sha1_smol::Sha1::from(*$name.source)"),
-    ("        self.source\n", "        *self.source\n"),
-    ("call(\"EVAL\", self.source,", "call(\"EVAL\", *self.source,"),
+    (
+        "source.push_str(included(line).map_or(line, |part| part.text));",
+        "source.push_str(&included(line).map_or(line.to_owned(), chosen));",
+    ),
 ];
+/// What [`CHOSEN`] calls.
+const CHOSEN_FILE: &str = "
+fn chosen(file: &File) -> String {
+    crate::mutated_script(file.name, file.text)
+}
+";
 
 /// Test programs by target.
 pub(super) type Programs = BTreeMap<&'static str, PathBuf>;
@@ -93,6 +96,7 @@ impl Tree {
             }
             *script = script.replace(from, to);
         }
+        script.push_str(CHOSEN_FILE);
         let (mut scripts, mut deferred) = (String::new(), Vec::new());
         for (number, mutant) in mutants {
             let mut edited = files.clone();

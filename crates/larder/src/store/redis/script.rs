@@ -1,5 +1,9 @@
 //! The scripts that run on the server, each as one atomic step. A script is sent by its hash, and by its source if
 //! the server has forgotten it.
+//!
+//! An operation is a whole file in `lua/`. The line `-- include lock/queue.lua: now_of, hand_over` stands for the
+//! functions of another file, and lists those that the operation uses. It stands after the steps that need none of
+//! them, because the server makes the functions again for each call.
 
 use std::sync::LazyLock;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -9,18 +13,37 @@ use tokio::sync::watch;
 use super::wire::{Request, frame};
 
 pub(super) struct Script {
-    source: &'static str,
+    source: LazyLock<String>,
     hash: LazyLock<String>,
+}
+
+struct File {
+    name: &'static str,
+    text: &'static str,
+}
+
+macro_rules! file {
+    ($name:literal) => {
+        File { name: $name, text: include_str!(concat!("lua/", $name)) }
+    };
 }
 
 macro_rules! script {
     ($name:ident, $($file:literal),+) => {
         pub(super) static $name: Script = Script {
-            source: concat!($(include_str!(concat!("lua/", $file))),+),
-            hash: LazyLock::new(|| sha1_smol::Sha1::from($name.source).digest().to_string()),
+            source: LazyLock::new(|| source_of(&[$(file!($file)),+])),
+            hash: LazyLock::new(|| sha1_smol::Sha1::from(&*$name.source).digest().to_string()),
         };
     };
 }
+
+/// The files that others include.
+static PARTS: [File; 4] = [
+    file!("group/queue.lua"),
+    file!("lock/fence.lua"),
+    file!("lock/queue.lua"),
+    file!("semaphore/queue.lua"),
+];
 
 script!(REMAINING, "cache/remaining.lua");
 script!(TOUCH, "cache/touch.lua");
@@ -49,55 +72,36 @@ script!(
 script!(OVERRIDE, "limit/override.lua", "limit/limit.lua", "limit/override_rest.lua");
 script!(REFUND, "limit/refund.lua", "limit/limit.lua", "limit/refund_rest.lua");
 
-script!(ACQUIRE, "lock/acquire.lua", "lock/queue.lua", "lock/fence.lua", "lock/acquire_queued.lua");
-script!(
-    ACQUIRE_QUARANTINED,
-    "lock/quarantine.lua",
-    "lock/acquire.lua",
-    "lock/queue.lua",
-    "lock/fence.lua",
-    "lock/acquire_queued.lua"
-);
-script!(CONFIRM_QUARANTINED, "lock/quarantine.lua", "lock/queue.lua", "lock/fence.lua", "lock/confirm.lua");
-script!(CONFIRM, "lock/queue.lua", "lock/fence.lua", "lock/confirm.lua");
-script!(STAND_BY, "lock/queue.lua", "lock/heartbeat.lua");
-script!(GIVE_UP, "lock/queue.lua", "lock/give_up.lua");
-script!(RELEASE, "lock/release.lua", "lock/queue.lua", "lock/hand_over.lua");
+script!(ACQUIRE, "lock/acquire.lua");
+script!(ACQUIRE_QUARANTINED, "lock/quarantine.lua", "lock/acquire.lua");
+script!(CONFIRM_QUARANTINED, "lock/quarantine.lua", "lock/confirm.lua");
+script!(CONFIRM, "lock/confirm.lua");
+script!(HEARTBEAT, "lock/heartbeat.lua");
+script!(GIVE_UP, "lock/give_up.lua");
+script!(RELEASE, "lock/release.lua");
 script!(EXTEND, "lock/extend.lua");
 script!(HOLDER, "lock/holder.lua");
-script!(BREAK_IF, "lock/queue.lua", "lock/break_if.lua");
-script!(TAKE_PERMIT, "semaphore/queue.lua", "semaphore/take.lua");
-script!(TAKE_PERMIT_QUARANTINED, "lock/quarantine.lua", "semaphore/queue.lua", "semaphore/take.lua");
-script!(CONFIRM_PERMIT_QUARANTINED, "lock/quarantine.lua", "semaphore/queue.lua", "semaphore/confirm.lua");
-script!(CONFIRM_PERMIT, "semaphore/queue.lua", "semaphore/confirm.lua");
-script!(GIVE_PERMIT, "semaphore/queue.lua", "semaphore/give.lua");
-script!(STAND_BY_PERMITS, "semaphore/queue.lua", "semaphore/heartbeat.lua");
-script!(EXCHANGE_PERMITS, "semaphore/queue.lua", "semaphore/exchange.lua");
+script!(BREAK_IF, "lock/break_if.lua");
+script!(TAKE_PERMIT, "semaphore/take.lua");
+script!(TAKE_PERMIT_QUARANTINED, "lock/quarantine.lua", "semaphore/take.lua");
+script!(CONFIRM_PERMIT_QUARANTINED, "lock/quarantine.lua", "semaphore/confirm.lua");
+script!(CONFIRM_PERMIT, "semaphore/confirm.lua");
+script!(GIVE_PERMIT, "semaphore/give.lua");
+script!(HEARTBEAT_OF_PERMITS, "semaphore/heartbeat.lua");
+script!(EXCHANGE_PERMITS, "semaphore/exchange.lua");
 script!(RENEW_PERMITS, "semaphore/renew.lua");
-script!(SET_PERMITS, "semaphore/queue.lua", "semaphore/set_permits.lua");
-script!(PERMITS_IN_USE, "semaphore/queue.lua", "semaphore/in_use.lua");
-script!(TAKE_GROUP, "group/queue.lua", "lock/fence.lua", "group/acquire.lua");
-script!(
-    TAKE_GROUP_QUARANTINED,
-    "lock/quarantine.lua",
-    "group/queue.lua",
-    "lock/fence.lua",
-    "group/acquire.lua"
-);
-script!(CONFIRM_GROUP, "group/queue.lua", "lock/fence.lua", "group/confirm.lua");
-script!(
-    CONFIRM_GROUP_QUARANTINED,
-    "lock/quarantine.lua",
-    "group/queue.lua",
-    "lock/fence.lua",
-    "group/confirm.lua"
-);
-script!(GIVE_GROUP, "group/queue.lua", "group/give.lua");
-script!(STAND_BY_GROUPS, "group/queue.lua", "group/heartbeat.lua");
-script!(RENEW_GROUPS, "group/queue.lua", "group/renew.lua");
-script!(GROUP_HOLDER, "group/queue.lua", "group/holder.lua");
-script!(BEGIN_JOB, "lock/fence.lua", "job/begin.lua");
-script!(BEGIN_JOB_QUARANTINED, "lock/quarantine.lua", "lock/fence.lua", "job/begin.lua");
+script!(SET_PERMITS, "semaphore/set_permits.lua");
+script!(PERMITS_IN_USE, "semaphore/in_use.lua");
+script!(TAKE_GROUP, "group/acquire.lua");
+script!(TAKE_GROUP_QUARANTINED, "lock/quarantine.lua", "group/acquire.lua");
+script!(CONFIRM_GROUP, "group/confirm.lua");
+script!(CONFIRM_GROUP_QUARANTINED, "lock/quarantine.lua", "group/confirm.lua");
+script!(GIVE_GROUP, "group/give.lua");
+script!(HEARTBEAT_OF_GROUPS, "group/heartbeat.lua");
+script!(RENEW_GROUPS, "group/renew.lua");
+script!(GROUP_HOLDER, "group/holder.lua");
+script!(BEGIN_JOB, "job/begin.lua");
+script!(BEGIN_JOB_QUARANTINED, "lock/quarantine.lua", "job/begin.lua");
 script!(END_JOB, "job/end.lua");
 script!(LAST_RUN, "job/status.lua");
 script!(ACKNOWLEDGE, "lock/acknowledge.lua");
@@ -106,9 +110,23 @@ script!(ANNOUNCE, "presence/announce.lua");
 #[cfg(feature = "admin")]
 script!(SHOW_LOCK, "admin/lock.lua");
 #[cfg(feature = "admin")]
-script!(SHOW_SEMAPHORE, "semaphore/queue.lua", "admin/semaphore.lua");
+script!(SHOW_SEMAPHORE, "admin/semaphore.lua");
 #[cfg(feature = "admin")]
-script!(SHOW_GROUP, "group/queue.lua", "admin/group.lua");
+script!(SHOW_GROUP, "admin/group.lua");
+
+/// Joins the files, with each line `-- include NAME: …` replaced by the part of that name.
+fn source_of(files: &[File]) -> String {
+    let mut source = String::new();
+    for line in files.iter().flat_map(|file| file.text.split_inclusive('\n')) {
+        source.push_str(included(line).map_or(line, |part| part.text));
+    }
+    source
+}
+
+fn included(line: &str) -> Option<&'static File> {
+    let (name, _) = line.strip_prefix("-- include ")?.split_once(':')?;
+    PARTS.iter().find(|part| part.name == name)
+}
 
 impl Script {
     pub(super) fn by_hash(&self, keys: &[&str], arguments: &[&[u8]]) -> Request {
@@ -116,12 +134,12 @@ impl Script {
     }
 
     #[cfg(test)]
-    pub(super) fn source(&self) -> &'static str {
-        self.source
+    pub(super) fn source(&'static self) -> &'static str {
+        &self.source
     }
 
     pub(super) fn by_source(&self, keys: &[&str], arguments: &[&[u8]]) -> Request {
-        call("EVAL", self.source, keys, arguments)
+        call("EVAL", &self.source, keys, arguments)
     }
 }
 
@@ -191,4 +209,54 @@ fn call(command: &str, script: &str, keys: &[&str], arguments: &[&[u8]]) -> Requ
     keys.iter().for_each(|key| request.push(key.as_bytes()));
     arguments.iter().for_each(|argument| request.push(argument));
     request
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::path::{Path, PathBuf};
+
+    use super::*;
+
+    fn lua_files(folder: &Path) -> Vec<PathBuf> {
+        let entries = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
+        entries.flat_map(|path| if path.is_dir() { lua_files(&path) } else { vec![path] }).collect()
+    }
+
+    /// Returns the names that a part defines at its top level.
+    fn defined(part: &str) -> Vec<&str> {
+        let locals = part.lines().filter_map(|line| line.strip_prefix("local "));
+        let names = locals.flat_map(|local| match local.strip_prefix("function ") {
+            Some(function) => function[..function.find('(').unwrap()].split(", "),
+            None => local[..local.find(" =").unwrap()].split(", "),
+        });
+        names.collect()
+    }
+
+    /// Returns whether code uses a name: not in a comment, not in a text.
+    fn uses(text: &str, name: &str) -> bool {
+        let code = text.lines().filter(|line| !line.trim_start().starts_with("--"));
+        let unquoted = code.flat_map(|line| line.split('\'').step_by(2));
+        let words =
+            unquoted.flat_map(|code| code.split(|c: char| !c.is_alphanumeric() && c != '_' && c != '.'));
+        words.into_iter().any(|word| word == name)
+    }
+
+    /// Each file can be read by itself: it says from which file it has which names.
+    #[test]
+    fn an_operation_names_all_that_it_uses_of_an_included_file() {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/store/redis/lua");
+        for path in lua_files(&folder) {
+            let (text, file) = (fs::read_to_string(&path).unwrap(), path.display());
+            let includes = text.replace(",\n--   ", ", ");
+            for include in includes.lines().filter_map(|line| line.strip_prefix("-- include ")) {
+                let (name, listed) = include.split_once(": ").unwrap();
+                let part = PARTS.iter().find(|part| part.name == name);
+                let part = part.unwrap_or_else(|| panic!("{file} includes {name}, which is no part"));
+                let used: Vec<&str> =
+                    defined(part.text).into_iter().filter(|name| uses(&text, name)).collect();
+                assert_eq!(listed.split(", ").collect::<Vec<_>>(), used, "{file}: what it uses of {name}");
+            }
+        }
+    }
 }

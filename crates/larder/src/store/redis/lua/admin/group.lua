@@ -5,6 +5,7 @@
 --   token, the milliseconds that it still holds, fence and process (empty if it has not confirmed) and its locks; then
 --   for each listed waiter its token, the milliseconds since its last heartbeat, and the locks that it wants. Locks are
 --   separated by line feeds
+-- include group/queue.lua: group, state, queue, now_of
 local now, most = now_of(redis.call('TIME')), tonumber(ARGV[1])
 local ended = #redis.call('ZRANGEBYSCORE', group, '-inf', now)
 local reply = { redis.call('ZCARD', group) - ended, redis.call('ZCARD', queue), 0 }

@@ -5,6 +5,7 @@
 --   many attempts wait, how many holders follow; then for each listed holder its token, the milliseconds that it still
 --   holds, and 1 if it has not confirmed; then for each listed waiter its token and the milliseconds since its last
 --   heartbeat
+-- include semaphore/queue.lua: held, number, queue, seen, milliseconds
 local now, most = milliseconds(), tonumber(ARGV[1])
 local ended = #redis.call('ZRANGEBYSCORE', held, '-inf', now)
 local stored = redis.call('HMGET', number, 'permits', 'fence')

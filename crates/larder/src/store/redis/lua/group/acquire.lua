@@ -6,6 +6,8 @@
 --   process, 8 the names, separated by line feeds
 -- Reply: the fence if acquired, 0 if not, 1 if enqueued, -1 if the attempt was cancelled before this request
 --   arrived
+-- include group/queue.lua: group, state, queue, FENCE_KEPT, now_of, keep, keep_queue, taken, expire, grant
+-- include lock/fence.lua: next_fence
 if redis.call('PEXPIRE', KEYS[5], '30000') == 1 then
   return -1
 end

@@ -5,6 +5,8 @@
 -- ARGV: 1 the token, 2 milliseconds to hold, 3 milliseconds to remember the fence, 4 milliseconds that a
 --   claim lasts, 5 milliseconds that a heartbeat lasts, 6 a space and the holder's process
 -- Reply: the fence if acquired, 1 if it still waits, -1 if it does not wait
+-- include group/queue.lua: group, state, queue, FENCE_KEPT, now_of, keep, keep_queue, leave_queue, expire, grant
+-- include lock/fence.lua: next_fence
 local live = tonumber(ARGV[5])
 -- PEXPIRE comes first because it needs no memory: a waiter keeps its place on a server that is at its
 -- maxmemory.

@@ -4,6 +4,7 @@
 -- ARGV: 1 the token, 2 milliseconds to keep a tombstone for the attempt, 0 for none, 3 milliseconds that a
 --   claim lasts, 4 milliseconds that a heartbeat lasts
 -- Reply: 1 if it held its locks or had a claim on them, 0 if not
+-- include group/queue.lua: group, state, queue, now_of, drop_held, leave_queue, expire, clean_up, grant
 local ends = tonumber(redis.call('ZSCORE', group, ARGV[1]))
 drop_held(ARGV[1])
 if leave_queue(ARGV[1]) then

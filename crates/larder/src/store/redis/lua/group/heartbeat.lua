@@ -5,6 +5,7 @@
 --   many of its tokens follow, and those tokens
 -- Reply: for each token 0 if it waits, 1 if it has a claim (or had one, and has sent nothing since), 2 if it
 --   is not queued
+-- include group/queue.lua: group, state, queue, now_of, keep_queue, expire, grant
 local now = now_of(redis.call('TIME'))
 local live = tonumber(ARGV[2])
 local at, reply = 3, {}

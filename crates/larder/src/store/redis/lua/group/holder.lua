@@ -3,6 +3,7 @@
 -- ARGV: 1 the name of the lock, 2 milliseconds that a heartbeat lasts
 -- Reply: fence and process, milliseconds that the lock is still held, how many attempts wait for it,
 --   the holder's token; nothing if it has no holder
+-- include group/queue.lua: group, state, queue, KEPT, now_of, names_of
 local token = redis.call('HGET', state, 'n' .. ARGV[1])
 local held = token and redis.call('HGET', state, 'f' .. token)
 local now = now_of(redis.call('TIME'))

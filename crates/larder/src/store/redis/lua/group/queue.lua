@@ -1,5 +1,5 @@
--- Part of each script of a lock group: what is stored, and how free locks are granted. Not a script by
--- itself.
+-- Functions for the scripts that include this file: what is stored for a lock group, and how free locks are granted.
+-- The functions work on `group`, `state` and `queue`: KEYS 1 to 3, unless the script sets them to other keys.
 --
 -- group: a sorted set of the tokens that hold locks or have a claim on them. The score is when that ends, in
 -- milliseconds of the server's time.

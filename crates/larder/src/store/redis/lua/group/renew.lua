@@ -2,6 +2,7 @@
 -- KEYS: for each holder: group, state, queue, the group's last fence
 -- ARGV: for each holder its token and the milliseconds
 -- Reply: for each holder 1 if it still holds its locks, 0 if not
+-- include group/queue.lua: group, state, queue, FENCE_KEPT, now_of, keep
 local now = now_of(redis.call('TIME'))
 local reply = {}
 for i = 1, #KEYS / 4 do

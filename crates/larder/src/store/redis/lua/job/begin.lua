@@ -15,6 +15,7 @@
 -- began or ended); `ends`, the tokens of the last 16 runs that ended; `done`, the last completed period, with
 -- `done_at` and `done_by`; `burned`, the last period whose start counts as completion, with `burned_at` and
 -- `burned_by`.
+-- include lock/fence.lua: next_fence
 if redis.call('PEXPIRE', KEYS[5], '30000') == 1 then
   return { 0 }
 end

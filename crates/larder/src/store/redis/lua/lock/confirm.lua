@@ -6,6 +6,8 @@
 --   milliseconds that a handover lasts, 5 milliseconds that a heartbeat lasts, 6 a space and the holder's
 --   process
 -- Reply: the fence if acquired, 1 if it still waits, -1 if it is not queued
+-- include lock/queue.lua: now_of, token_of, hand_over, beat
+-- include lock/fence.lua: next_fence
 local time = redis.call('TIME')
 local held = redis.call('GET', KEYS[1])
 if token_of(held) ~= ARGV[1] then

@@ -1,4 +1,4 @@
--- Part of the scripts that grant a lock; not a script by itself.
+-- A function for the scripts that include this file because they grant a lock.
 -- next_fence returns a fence that is higher than all earlier ones: than the last one, while the server
 -- remembers it, and than the server's time in microseconds at every earlier grant, so that lost data does not
 -- lower it. It replaces the stored fence by SET with GET, which is a write and so registers no key for

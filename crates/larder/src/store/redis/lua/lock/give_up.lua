@@ -6,6 +6,7 @@
 --   milliseconds to keep the tombstone
 -- Reply: 1 if the attempt had the lock, 0 if not
 -- It deletes before it writes, so that it works on a server that is at its maxmemory.
+-- include lock/queue.lua: now_of, token_of, hand_over
 local queued = redis.call('ZREM', KEYS[2], ARGV[1]) == 1
 redis.call('ZREM', KEYS[3], ARGV[1])
 redis.call('SET', KEYS[4], '0', 'PX', ARGV[4])

@@ -4,6 +4,7 @@
 -- ARGV: 1 milliseconds that a handover lasts, 2 milliseconds that a heartbeat lasts; then for each lock how
 --   many of its tokens follow, and those tokens
 -- Reply: for each token 0 if it waits, 1 if it was handed the lock, 2 if it is not queued
+-- include lock/queue.lua: now_of, KEPT, token_of, hand_over, beat
 local now = now_of(redis.call('TIME'))
 local live = tonumber(ARGV[2])
 local at, reply = 3, {}

@@ -1,5 +1,5 @@
--- Part of the scripts that grant a lock, permits or a job, for a caller that asked for quarantine; not a
--- script by itself.
+-- The first step of the scripts that grant a lock, permits or a job, for a caller that asked for quarantine. The
+-- whole script follows.
 -- A server that was promoted or restarted has a new replication id, and may lack locks that were granted
 -- before. This step compares the server's id with a marker beside the lock. The marker has the id under which
 -- the lock was last granted, the longest lease in milliseconds and, while grants are refused, the end of the

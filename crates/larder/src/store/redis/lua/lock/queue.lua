@@ -1,6 +1,5 @@
--- Part of the scripts of a lock: its queue, and how the lock is handed to the next waiter. Not a script by
--- itself. In acquire.lua and release.lua it follows the steps for a lock without waiters, which then need not
--- make these functions.
+-- Functions for the scripts that include this file: the queue of a lock, and how the lock is handed to the next
+-- waiter.
 -- The queue is a sorted set of the waiting attempts' tokens, by the server's time in microseconds at which
 -- each joined. A second sorted set, `<lock>:seen`, has the times of later heartbeats, in milliseconds. A waiter
 -- that is served before its first heartbeat is never in it, so it is often missing, and most scripts do not

@@ -6,6 +6,8 @@
 --   heartbeat lasts, 5 '1' for a fence
 -- Reply: {1, permits, fence} granted; {2, permits} it still waits; {-1, permits} it does not wait; {-2,
 --   permits} it wants more permits than there are
+-- include semaphore/queue.lua: held, number, queue, seen, MOST_GRANTS, milliseconds, weight_of, keep,
+--   keep_queue, add_extra, drop_held, expire, count, fence_if, grant
 
 -- Takes over an unconfirmed claim of the same weight from a later waiter: from the last of them in the queue,
 -- which returns to its place. Without this, a process that needs longer to confirm than a claim lasts is

@@ -5,6 +5,7 @@
 --   that a claim lasts, 5 milliseconds that a heartbeat lasts
 -- Reply: 1 if the old token (or, in a repeated request, the new one) held its permits, 0 if not; an
 --   unconfirmed claim does not hold
+-- include semaphore/queue.lua: held, seen, milliseconds, weight_of, keep, add_extra, drop_held, expire, count, grant
 if redis.call('PEXPIRE', KEYS[5], '30000') == 1 then
   return 0
 end

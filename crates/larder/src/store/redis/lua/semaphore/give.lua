@@ -4,6 +4,7 @@
 -- ARGV: 1 the token, 2 milliseconds to keep a tombstone for the attempt, 0 for none, 3 milliseconds that a
 --   claim lasts, 4 milliseconds that a heartbeat lasts
 -- Reply: 1 if it still held its permits or had a claim on them, 0 if not
+-- include semaphore/queue.lua: held, queue, seen, milliseconds, drop_held, expire, count, grant
 local ends = tonumber(redis.call('ZSCORE', held, ARGV[1]))
 drop_held(ARGV[1])
 if redis.call('HDEL', seen, ARGV[1]) == 1 then

@@ -5,6 +5,7 @@
 --   many of its tokens follow, and those tokens
 -- Reply: for each token 0 if it waits, 1 if it has a claim (or had one, and has sent nothing since), 2 if it
 --   is not queued
+-- include semaphore/queue.lua: held, number, queue, seen, milliseconds, keep_queue, expire, count, grant
 local claim, live = ARGV[1], tonumber(ARGV[2])
 local now = milliseconds()
 local at, reply = 3, {}

@@ -1,5 +1,5 @@
--- Part of each script of a semaphore: what is stored, and how free permits are granted. Not a script by
--- itself.
+-- Functions for the scripts that include this file: what is stored for a semaphore, and how free permits are granted.
+-- The functions work on `held`, `number`, `queue` and `seen`: KEYS 1 to 4, unless the script sets them to other keys.
 --
 -- held: a sorted set of the tokens that hold permits or have a claim on them. The score is when that ends, in
 -- milliseconds of the server's time.

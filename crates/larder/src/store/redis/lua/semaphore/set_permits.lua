@@ -4,6 +4,7 @@
 -- KEYS: 1 held, 2 number, 3 queue, 4 seen
 -- ARGV: 1 the number, 2 its version, 3 milliseconds that a claim lasts, 4 milliseconds that a heartbeat lasts
 -- Reply: 1 if this number and version are stored now, 0 if not
+-- include semaphore/queue.lua: number, queue, seen, milliseconds, weight_of, keep, expire, count, create, wake, grant
 local stored = redis.call('HMGET', number, 'permits', 'version')
 local version = tonumber(stored[2])
 if version and version >= tonumber(ARGV[2]) then

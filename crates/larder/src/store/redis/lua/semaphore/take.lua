@@ -7,6 +7,8 @@
 -- Reply: {1, permits, fence} granted; {0, permits} not granted; {2, permits} it waits; {-1, permits} the
 --   attempt was cancelled before this request arrived; {-2, permits} it wants more permits than there are;
 --   {-3, permits} the queue is full
+-- include semaphore/queue.lua: held, number, queue, seen, DAYS_30, milliseconds, weight_of,
+--   keep_queue, add_extra, expire, count, create, fence_if, grant
 if redis.call('PEXPIRE', KEYS[5], '30000') == 1 then
   return { -1, 0 }
 end
