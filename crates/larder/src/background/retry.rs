@@ -3,8 +3,32 @@
 use std::future::Future;
 use std::time::Duration;
 
-const FIRST: Duration = Duration::from_millis(20);
-const LONGEST: Duration = Duration::from_secs(1);
+/// Pauses between attempts: each is twice the one before, up to the longest.
+#[derive(Debug, Clone)]
+pub(crate) struct Backoff {
+    next: Duration,
+    longest: Duration,
+}
+
+impl Backoff {
+    pub(crate) const fn new(first: Duration, longest: Duration) -> Self {
+        Self { next: first, longest }
+    }
+
+    /// Returns the pause before the next attempt.
+    pub(crate) fn pause(&mut self) -> Duration {
+        let pause = self.next;
+        self.next = (pause * 2).min(self.longest);
+        pause
+    }
+}
+
+impl Default for Backoff {
+    /// From 20 ms to one second.
+    fn default() -> Self {
+        Self::new(Duration::from_millis(20), Duration::from_secs(1))
+    }
+}
 
 /// Whether background work is tried again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -13,13 +37,16 @@ pub(crate) enum Retry {
     Done,
 }
 
-/// Calls `attempt` until it is done, with pauses of 20 ms that double up to one second. `attempt` gets the pause that
-/// would follow it, so that it can end when its time would then be over.
+/// Calls `attempt` until it is done, with the pauses of a default [`Backoff`]. `attempt` gets the pause that would
+/// follow it, so that it can end when its time would then be over.
 pub(crate) async fn retry<F: Future<Output = Retry>>(mut attempt: impl FnMut(Duration) -> F) {
-    let mut pause = FIRST;
-    while attempt(pause).await == Retry::Again {
+    let mut backoff = Backoff::default();
+    loop {
+        let pause = backoff.pause();
+        if attempt(pause).await == Retry::Done {
+            return;
+        }
         tokio::time::sleep(pause).await;
-        pause = (pause * 2).min(LONGEST);
     }
 }
 

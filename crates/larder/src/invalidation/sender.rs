@@ -24,13 +24,12 @@ use tokio::time::{Instant, sleep_until};
 use super::queue::{InvalidationQueue, Next, Work};
 use super::table::Invalidation;
 use super::throttle::Throttle;
+use crate::background::Backoff;
 use crate::error::{ErrorKind, Result};
 use crate::telemetry::target;
 
 /// How many requests are under way at one node.
 const WINDOW: usize = 128;
-const FIRST_PAUSE: Duration = Duration::from_millis(20);
-const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 /// How long a refused item waits before it is retried.
 const REFUSED_PAUSE: Duration = Duration::from_secs(5);
 
@@ -48,8 +47,8 @@ pub(crate) trait Delivery: Send + Sync + 'static {
 struct NodeQueue {
     names: VecDeque<Arc<str>>,
     in_flight: usize,
-    /// Zero while the node answers.
-    pause: Duration,
+    backoff: Backoff,
+    /// When the node is tried again; `None` while it answers.
     resume: Option<Instant>,
     /// How many items were sent since this queue was last empty.
     deleted: usize,
@@ -58,12 +57,12 @@ struct NodeQueue {
 
 impl NodeQueue {
     fn may_send(&self, now: Instant) -> bool {
-        let window = if self.pause.is_zero() { WINDOW } else { 1 };
+        let window = if self.resume.is_none() { WINDOW } else { 1 };
         self.in_flight < window && self.resume.is_none_or(|resume| resume <= now)
     }
 
     fn answered(&mut self, kind: &Invalidation) {
-        (self.pause, self.resume) = (Duration::ZERO, None);
+        (self.backoff, self.resume) = (Backoff::default(), None);
         match kind {
             Invalidation::Delete(_) => self.deleted += 1,
             Invalidation::Clear | Invalidation::Epoch | Invalidation::Tag => self.replaced += 1,
@@ -73,8 +72,7 @@ impl NodeQueue {
     fn failed(&mut self, now: Instant) {
         // Requests that were under way together fail together, and count as one failure.
         if self.resume.is_none_or(|resume| resume <= now) {
-            self.pause = (self.pause * 2).clamp(FIRST_PAUSE, LONGEST_PAUSE);
-            self.resume = now.checked_add(self.pause);
+            self.resume = Some(now + self.backoff.pause());
         }
     }
 

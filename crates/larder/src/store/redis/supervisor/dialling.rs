@@ -4,7 +4,6 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use backon::{BackoffBuilder, ExponentialBackoff, ExponentialBuilder};
 use tokio::runtime::Handle;
 use tokio::sync::Notify;
 use tokio::time::{Instant, sleep, timeout};
@@ -21,12 +20,14 @@ use super::super::open::Dialled;
 use super::super::tracking::{SessionHandle, arm};
 use super::super::wire::{Event, Reply, WireError};
 use super::{LinkKind, Supervisor, masters};
+use crate::background::Backoff;
 use crate::credentials::CurrentCredentials;
 use crate::error::{Error, ErrorKind, Result};
+use crate::random::Random;
 use crate::telemetry::target;
 
 const FIRST_DELAY: Duration = Duration::from_millis(20);
-pub(super) const LONGEST_DELAY: Duration = Duration::from_secs(2);
+const LONGEST_DELAY: Duration = Duration::from_secs(2);
 /// The shortest pause after the server said that it has no room for another connection.
 const BUSY_DELAY: Duration = Duration::from_millis(500);
 
@@ -35,7 +36,7 @@ impl Supervisor {
     pub(super) async fn dial_until_up(
         &self,
         shared: &LinkState,
-        delays: &mut ExponentialBackoff,
+        delays: &mut Backoff,
         number: u64,
     ) -> Opened {
         loop {
@@ -58,7 +59,7 @@ impl Supervisor {
                     shared.put(LinkStatus::Down(error.unsent()));
                 }
             }
-            sleep(delays.next().unwrap_or(LONGEST_DELAY).max(least)).await;
+            sleep(jittered(delays).max(least)).await;
         }
     }
 
@@ -186,13 +187,13 @@ pub(super) struct Opened {
     pub(super) runtime: Handle,
 }
 
-pub(super) fn delays() -> ExponentialBackoff {
-    ExponentialBuilder::default()
-        .with_min_delay(FIRST_DELAY)
-        .with_max_delay(LONGEST_DELAY)
-        .with_jitter()
-        .without_max_times()
-        .build()
+pub(super) fn delays() -> Backoff {
+    Backoff::new(FIRST_DELAY, LONGEST_DELAY)
+}
+
+/// Returns the next pause, and up to as much again, so that links that lost the same server do not dial it in step.
+pub(super) fn jittered(delays: &mut Backoff) -> Duration {
+    delays.pause().mul_f64(1.0 + Random::System.fraction())
 }
 
 #[cfg(test)]
@@ -201,11 +202,13 @@ mod tests {
 
     #[test]
     fn pauses_between_dials_grow_to_two_seconds_and_differ_from_link_to_link() {
-        let pauses = || delays().take(20).collect::<Vec<_>>();
+        let pauses = || {
+            let mut delays = delays();
+            (0..20).map(|_| jittered(&mut delays)).collect::<Vec<_>>()
+        };
         let (one, other) = (pauses(), pauses());
         assert_ne!(one, other, "links that lost the same server would dial it in step");
         for pauses in [one, other] {
-            assert_eq!(pauses.len(), 20);
             assert!(pauses[0] >= FIRST_DELAY && pauses[19] >= LONGEST_DELAY, "{pauses:?}");
             // Jitter adds up to the same time again.
             assert!(pauses[0] <= FIRST_DELAY * 2, "{pauses:?}");

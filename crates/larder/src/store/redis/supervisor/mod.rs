@@ -44,7 +44,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::health::ConnectionRole;
 use crate::store::session::ReadStamp;
 use crate::telemetry::target;
-use dialling::{About, LONGEST_DELAY, Opened, delays};
+use dialling::{About, Opened, delays, jittered};
 
 /// The heartbeat of a tracked connection. Its answers keep near reads valid.
 const TRACKED_HEARTBEAT: Duration = Duration::from_millis(500);
@@ -130,7 +130,7 @@ impl Supervisor {
             // Without this pause a server that accepts connections and drops them at once would be dialled in a tight
             // loop.
             let brief = since.elapsed() <= HEARTBEAT && end != End::Moved;
-            let pause = brief.then(|| delays.next().unwrap_or(LONGEST_DELAY));
+            let pause = brief.then(|| jittered(&mut delays));
             let next = match end {
                 End::Stranded => {
                     tracing::info!(
