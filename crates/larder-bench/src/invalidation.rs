@@ -70,6 +70,8 @@ pub(crate) fn run(rounds: usize) -> Outcome<Findings> {
         eprintln!("invalidation: {}", flavour.name());
         let (mut larder, mut bare, mut ratios) = (Vec::new(), Vec::new(), Vec::new());
         while ratios.len() < rounds {
+            // After each BLOCK of rounds begin again, with a new server, runtime and connections. The first round after
+            // that only warms up.
             let server = Server::builder().tcp().start();
             flavour.build()?.block_on(async {
                 let mut pair = Pair::connect(&server.url()).await?;

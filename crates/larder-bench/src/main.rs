@@ -71,6 +71,7 @@ fn measure(options: &Options) -> Outcome<()> {
     let began = Ticks::now();
     let asked = |subcommand| options.subcommand.includes(subcommand);
     let mut findings = Findings::default();
+    // Each part that was asked for adds its tables and bars.
     if asked(Subcommand::Driver) {
         findings.join(driver::run(options.pairs)?);
     }
@@ -123,6 +124,7 @@ fn measure(options: &Options) -> Outcome<()> {
     if options.subcommand == Subcommand::All {
         findings.add("machine", machine::describe(began, options.pairs)?);
     }
+    // Print the bars, and write the page if one was named.
     let when = machine::utc();
     if !findings.bars.is_empty() {
         println!("\n{}", page::summary("", &findings.bars, &when));

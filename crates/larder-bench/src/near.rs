@@ -37,6 +37,7 @@ pub(crate) fn run(rounds: usize, instructions: bool) -> Outcome<Findings> {
         eprintln!("near: hits on {threads} threads");
         let draws = Draws::new();
         let standings = compare(flavour, rounds, async |url| {
+            // What is measured side by side. The parts are only measured on one thread.
             let (bare, near) = (BareNear::filled(KEYS)?, NearCache::filled(url, KEYS).await?);
             let mut lanes = vec![
                 bare.lane(BARE, &draws, threads),
@@ -50,6 +51,7 @@ pub(crate) fn run(rounds: usize, instructions: bool) -> Outcome<Findings> {
             }
             Ok(lanes)
         })?;
+        // Rows of the first table, except the parts, which have a table of their own.
         for standing in &standings {
             let time = standing.ratio.inverted(1.0);
             let place = format!("{threads} {}", if threads == 1 { "thread" } else { "threads" });

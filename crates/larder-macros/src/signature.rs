@@ -189,6 +189,7 @@ fn returned(function: &ItemFn, error: Option<&Type>) -> Result<(Type, Type)> {
             "a load can fail, and so must the function: write `-> Result<T, LoadError<E>>`",
         ));
     };
+    // The type has to be a `Result`, or an alias whose name ends so.
     let arguments = match last_segment(ty) {
         Some((name, arguments)) if name.to_string().ends_with("Result") => arguments,
         _ => {
@@ -211,6 +212,7 @@ fn returned(function: &ItemFn, error: Option<&Type>) -> Result<(Type, Type)> {
             ));
         }
     };
+    // The value has to be an owned type that has a name.
     if let Type::ImplTrait(found) = value {
         return Err(Error::new_spanned(
             found,
@@ -223,6 +225,7 @@ fn returned(function: &ItemFn, error: Option<&Type>) -> Result<(Type, Type)> {
             "a cached value outlives the call: return an owned type, such as `String` or `Arc<T>`",
         )
     })?;
+    // The body's error: from the option `error`, or from `LoadError<E>`.
     if let Some(error) = error {
         return Ok((value.clone(), error.clone()));
     }
@@ -259,7 +262,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_type_that_borrows_is_told_from_one_that_is_given_borrows() {
+    fn a_type_that_borrows_differs_from_one_that_is_given_borrows() {
         let borrowing: [Type; 6] = [
             parse_quote!(Option<&str>),
             parse_quote!(Cow<'_, str>),

@@ -52,6 +52,7 @@ fn measure(
     let (mut nanos, mut taken, mut alone) = (Vec::new(), 0, 0u32);
     let calls = |server: &Server| server.calls("evalsha") + server.calls("eval");
     let before = calls(server);
+    // First the time, of EACH decisions at once; then the allocations, of one decision at a time.
     runtime.block_on(async {
         decide().await?;
         for _ in 0..SAMPLES {
@@ -73,6 +74,7 @@ fn measure(
         }
         Outcome::Ok(())
     })?;
+    // One row of the table.
     let decisions = 1 + SAMPLES as u64 * (u64::from(EACH) + 1);
     nanos.sort_unstable();
     let at = |share: usize| nanos.get(nanos.len() * share / 100).copied().unwrap_or_default().to_string();

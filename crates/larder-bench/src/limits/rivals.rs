@@ -28,6 +28,7 @@ type Decide = Arc<dyn Fn(u64) -> std::pin::Pin<Box<dyn Future<Output = Outcome<b
 
 /// The contenders, each with `limit` in `seconds`.
 async fn contenders(url: &str, limit: u32, seconds: u32) -> Outcome<Vec<(&'static str, Decide)>> {
+    // larder, with a round trip for each decision and with leased batches.
     let window = Duration::from_secs(seconds.into());
     let larder = Larder::connect(url).await?;
     let plain = larder.rate_limiter("plain", Quota::new(limit.into(), window))?;
@@ -39,6 +40,7 @@ async fn contenders(url: &str, limit: u32, seconds: u32) -> Outcome<Vec<(&'stati
         })
     };
 
+    // trypema, on Redis and hybrid.
     let per_second = RateLimit::per_second(f64::from(limit) / f64::from(seconds))?;
     let manager = || async { redis::Client::open(url)?.get_connection_manager().await };
     let size = WindowSize::seconds(seconds.into())?;
@@ -69,6 +71,7 @@ async fn contenders(url: &str, limit: u32, seconds: u32) -> Outcome<Vec<(&'stati
         })
     });
 
+    // The log in a sorted set.
     let mut connection = connect(url).await?;
     let hash: String = cmd("SCRIPT").arg("LOAD").arg(ZSET).query_async(&mut connection).await?;
     let micros = u64::from(seconds) * 1_000_000;

@@ -104,6 +104,7 @@ pub(crate) fn run(rounds: usize) -> Outcome<Findings> {
     let server = Server::builder().tcp().start();
     let mut connection = redis::Client::open(server.url())?.get_connection()?;
     let now = SystemTime::now().duration_since(UNIX_EPOCH)?.as_micros();
+    // Load the scripts, and bring their keys into the state that each one is measured in.
     let scripts = scripts(u64::try_from(now)?);
     let mut hashes = Vec::new();
     for (place, script) in scripts.iter().enumerate() {
@@ -118,6 +119,7 @@ pub(crate) fn run(rounds: usize) -> Outcome<Findings> {
         }
         send(&mut connection, script, &hashes, place, script.before * KEYS)?;
     }
+    // Each round runs all scripts, in an order of its own.
     let mut micros = vec![Vec::new(); scripts.len()];
     for _ in 0..rounds {
         let mut order: Vec<usize> = (0..scripts.len()).collect();
@@ -133,6 +135,7 @@ pub(crate) fn run(rounds: usize) -> Outcome<Findings> {
             }
         }
     }
+    // The first script is the yardstick.
     let yard = micros.first().cloned().unwrap_or_default();
     let mut table =
         Table::new(&["script", "µs a decision", "to GET and SET", "95 % interval", "bytes a key"]);

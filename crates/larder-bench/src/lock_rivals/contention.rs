@@ -57,6 +57,7 @@ impl Contention {
     fn of<R: Rival>() -> Outcome<Self> {
         let server = Server::builder().tcp().start();
         let url = server.url();
+        // Start all processes, wait until each is connected, and only then let them contend.
         let mut processes = Vec::new();
         for _ in 0..PROCESSES {
             processes.push(Process::start(R::NAME, &url)?);
@@ -72,6 +73,7 @@ impl Contention {
             process.expect("done")?;
         }
         let calls = calls(&server);
+        // Collect what each contender noted: for each lock when it was wanted, granted and freed.
         let (mut held, mut counts, mut waits) = (Vec::new(), Vec::new(), Vec::new());
         for process in &mut processes {
             for _ in 0..CONTENDERS {
@@ -88,6 +90,7 @@ impl Contention {
                 }
             }
         }
+        // A handover is from a release to the next grant, if that is to another contender.
         held.sort_unstable();
         let handovers: Vec<f64> = held
             .iter()

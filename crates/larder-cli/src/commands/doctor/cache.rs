@@ -243,7 +243,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn heads_of_entries_are_told_from_other_bytes() {
+    fn heads_of_entries_differ_from_other_bytes() {
         let key = |is_string: bool, head: &[u8]| Sampled {
             name: b"user:1".to_vec(),
             is_string,

@@ -125,6 +125,7 @@ fn node_timeout(exam: &Exam, report: &mut Report) {
 }
 
 fn agreement(exam: &Exam, service: &str, report: &mut Report) {
+    // What the sentinels say: the master's address, the quorum, and how many sentinels there are.
     let answers: Vec<&SentinelAnswer> =
         exam.sentinels.iter().filter_map(|view| view.answer.as_ref().ok()).collect();
     let mut masters: Vec<String> = answers.iter().map(|answer| answer.master.to_string()).collect();
@@ -139,6 +140,7 @@ fn agreement(exam: &Exam, service: &str, report: &mut Report) {
     let silent = exam.sentinels.iter().find_map(|view| Some((&view.address, view.answer.as_ref().err()?)));
     let needed = known.max(exam.sentinels.len()) / 2 + 1;
 
+    // The worst finding is reported, and no other.
     if masters.len() > 1 {
         report.problem(
             64,

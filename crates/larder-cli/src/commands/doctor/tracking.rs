@@ -31,6 +31,7 @@ async fn end_to_end(exam: &Exam, report: &mut Report) -> Result<(), Failure> {
         report.unmeasured(51, "invalidations: a replica takes no writes, so nothing can be changed");
         return Ok(());
     }
+    // Two connections: the server reports no change to the connection that made it.
     let mut reader = Connection::open(&node.address, &exam.options.login).await?;
     let mut writer = Connection::open(&node.address, &exam.options.login).await?;
     if let Err(why) = &reader.protocol {
@@ -43,6 +44,7 @@ async fn end_to_end(exam: &Exam, report: &mut Report) -> Result<(), Failure> {
         report.warning(51, format!("CLIENT TRACKING is refused ({error})"), fix);
         return Ok(());
     }
+    // Read, change, and time the report, ROUNDS times. The server reports a change once after each read.
     let Some(key) = own_key(exam, &mut writer).await? else {
         report.unmeasured(51, "invalidations: no name of its own could be written");
         return Ok(());
@@ -59,6 +61,7 @@ async fn end_to_end(exam: &Exam, report: &mut Report) -> Result<(), Failure> {
         }
     }
     writer.call(&["UNLINK", &key]).await?;
+    // A report that is missing is a problem, a slow one a warning.
     times.sort_unstable();
     let (half, most) = (percentile(&times, 50), percentile(&times, 99));
     let measured = format!("a change is reported within {} (p50), {} (p99)", millis(half), millis(most));

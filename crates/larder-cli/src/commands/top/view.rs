@@ -246,6 +246,7 @@ fn table(frame: &mut Frame<'_>, area: Rect, data: &Data, ui: &Ui, theme: Theme, 
     let sheet = data.sheet(pane);
     let rows = ui.rows(data, pane);
     let mut area = area.inner(Margin::new(1, 0));
+    // An error takes the first line. Rows that were read before it stay visible.
     if let Some(error) = &sheet.error {
         let [line, rest] = Layout::vertical([Constraint::Length(1), Constraint::Min(1)]).areas(area);
         frame.render_widget(Line::styled(cut(error, line.width), theme.problem()), line);
@@ -261,6 +262,7 @@ fn table(frame: &mut Frame<'_>, area: Rect, data: &Data, ui: &Ui, theme: Theme, 
         frame.render_widget(Paragraph::new(format!("\n{text}")).style(theme.faint()), area);
         return;
     }
+    // The columns that fit. The first one takes the width that is left.
     let columns = fitting(pane.columns(), area.width);
     let (sorted, descending) = ui.sorting(pane);
     let header = columns.iter().map(|&(index, column)| {
@@ -281,6 +283,7 @@ fn table(frame: &mut Frame<'_>, area: Rect, data: &Data, ui: &Ui, theme: Theme, 
     let widths = columns.iter().enumerate().map(|(place, (_, column))| {
         if place == 0 { Constraint::Min(column.width) } else { Constraint::Length(column.width) }
     });
+    // Only the pane that has the focus shows its selection.
     let mut state = TableState::new();
     if pane == ui.pane {
         state.select(ui.selected(pane, rows.len()));
