@@ -3,8 +3,9 @@
 use std::fmt;
 use std::path::PathBuf;
 
+/// The addresses of a deployment.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Deployment {
+pub(crate) enum Endpoints {
     Single(Address),
     Cluster(Vec<Address>),
     Sentinel { sentinels: Vec<Address>, service: String },

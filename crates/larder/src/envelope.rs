@@ -28,7 +28,7 @@ const CHECKSUM: std::ops::Range<usize> = 36..40;
 
 /// The kind of an entry.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum EntryKind {
+pub(crate) enum EnvelopeKind {
     Value,
     /// The origin is known to have no such value.
     Absence,
@@ -45,7 +45,7 @@ pub(crate) enum Codec {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Compression {
+pub(crate) enum PayloadCompression {
     None,
     Lz4,
 }
@@ -60,9 +60,9 @@ pub(crate) struct TagVersion {
 /// The fields before the payload.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Envelope {
-    pub(crate) kind: EntryKind,
+    pub(crate) kind: EnvelopeKind,
     pub(crate) codec: Codec,
-    pub(crate) compression: Compression,
+    pub(crate) compression: PayloadCompression,
     pub(crate) nonce: u64,
     /// Milliseconds since 1970, in the server's time.
     pub(crate) written_at: u64,
@@ -100,13 +100,13 @@ impl Envelope {
     /// Writes the header and the tags. Then append the payload and call [`seal`].
     pub(crate) fn begin(&self, out: &mut Vec<u8>) {
         let kind = match self.kind {
-            EntryKind::Value => 0,
-            EntryKind::Absence => 1,
-            EntryKind::Placeholder => 2,
+            EnvelopeKind::Value => 0,
+            EnvelopeKind::Absence => 1,
+            EnvelopeKind::Placeholder => 2,
         };
         let compression = match self.compression {
-            Compression::None => 0,
-            Compression::Lz4 => 1,
+            PayloadCompression::None => 0,
+            PayloadCompression::Lz4 => 1,
         };
         let codec = match self.codec {
             Codec::Json => 0,
@@ -154,14 +154,14 @@ impl Envelope {
         }
         // Unpack the third byte, then read the tags.
         let kind = match packed >> 6 {
-            0 => EntryKind::Value,
-            1 => EntryKind::Absence,
-            2 => EntryKind::Placeholder,
+            0 => EnvelopeKind::Value,
+            1 => EnvelopeKind::Absence,
+            2 => EnvelopeKind::Placeholder,
             _ => return Err(Damage::Unknown),
         };
         let compression = match packed >> 3 & 3 {
-            0 => Compression::None,
-            1 => Compression::Lz4,
+            0 => PayloadCompression::None,
+            1 => PayloadCompression::Lz4,
             _ => return Err(Damage::Unknown),
         };
         let codec = match packed & 7 {
@@ -287,10 +287,13 @@ mod tests {
     use proptest::prelude::*;
 
     fn envelopes() -> impl Strategy<Value = Envelope> {
-        let kinds =
-            prop_oneof![Just(EntryKind::Value), Just(EntryKind::Absence), Just(EntryKind::Placeholder)];
+        let kinds = prop_oneof![
+            Just(EnvelopeKind::Value),
+            Just(EnvelopeKind::Absence),
+            Just(EnvelopeKind::Placeholder)
+        ];
         let codecs = prop_oneof![Just(Codec::Json), Just(Codec::MessagePack)];
-        let compressions = prop_oneof![Just(Compression::None), Just(Compression::Lz4)];
+        let compressions = prop_oneof![Just(PayloadCompression::None), Just(PayloadCompression::Lz4)];
         let tag = ("\\PC{0,40}", any::<u64>()).prop_map(|(tag, version)| TagVersion { tag, version });
         let tags = proptest::collection::vec(tag, 0..4);
         let ends =
@@ -339,14 +342,14 @@ mod tests {
         }
 
         #[test]
-        fn a_truncated_value_is_never_believed(envelope in envelopes(), payload: Vec<u8>, cut: prop::sample::Index) {
+        fn a_truncated_value_is_never_returned(envelope in envelopes(), payload: Vec<u8>, cut: prop::sample::Index) {
             let bytes = write(&envelope, &payload);
             let shorter = &bytes[..cut.index(bytes.len())];
             prop_assert!(Envelope::parse(shorter).is_err());
         }
 
         #[test]
-        fn a_flipped_bit_is_never_believed(envelope in envelopes(), payload: Vec<u8>, at: prop::sample::Index, bit in 0u8..8) {
+        fn a_value_with_a_flipped_bit_is_never_returned(envelope in envelopes(), payload: Vec<u8>, at: prop::sample::Index, bit in 0u8..8) {
             let mut bytes = write(&envelope, &payload);
             let at = at.index(bytes.len());
             bytes[at] ^= 1 << bit;
@@ -361,7 +364,7 @@ mod tests {
     }
 
     #[test]
-    fn bytes_without_an_envelope_are_told_from_nothing_at_a_glance() {
+    fn bytes_without_an_envelope_are_not_taken_for_an_absence() {
         assert_eq!(glance(b""), Glance::Nothing);
         assert_eq!(glance(b"{}"), Glance::Bare);
     }

@@ -8,7 +8,7 @@ use std::path::PathBuf;
 
 use percent_encoding::percent_decode_str;
 
-use crate::endpoint::{Address, Deployment, Secret};
+use crate::endpoint::{Address, Endpoints, Secret};
 use crate::error::{Error, ErrorKind, Result};
 
 pub(crate) const DEFAULT_PORT: u16 = 6379;
@@ -17,12 +17,13 @@ const DEFAULT_SENTINEL_PORT: u16 = 26379;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Target {
     Memory,
-    Server(ServerUrl),
+    Server(ServerTarget),
 }
 
+/// Where servers are, and how to log in.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct ServerUrl {
-    pub(crate) deployment: Deployment,
+pub(crate) struct ServerTarget {
+    pub(crate) deployment: Endpoints,
     pub(crate) username: Option<String>,
     pub(crate) password: Option<Secret>,
     pub(crate) database: u32,
@@ -161,7 +162,7 @@ pub(crate) fn parse(url: &str) -> Result<Target> {
                 Some(Some(("db", number))) => database(number)?,
                 Some(_) => return Err(invalid("the only parameter of a Unix socket's URL is ?db=N")),
             };
-            (Deployment::Single(socket(format!("/{}", decode(path)?))?), database)
+            (Endpoints::Single(socket(format!("/{}", decode(path)?))?), database)
         }
         _ if query.is_some() => {
             return Err(invalid("parameters after ? are not supported: use Larder::builder()"));
@@ -170,13 +171,13 @@ pub(crate) fn parse(url: &str) -> Result<Target> {
             if hosts.contains(',') {
                 return Err(invalid("several hosts need redis-cluster:// or redis-sentinel://"));
             }
-            (Deployment::Single(address(hosts, DEFAULT_PORT)?), database(path)?)
+            (Endpoints::Single(address(hosts, DEFAULT_PORT)?), database(path)?)
         }
         UrlKind::Cluster => {
             if !path.is_empty() && path != "0" {
                 return Err(invalid("a cluster has only database 0"));
             }
-            (Deployment::Cluster(addresses(hosts, DEFAULT_PORT)?), 0)
+            (Endpoints::Cluster(addresses(hosts, DEFAULT_PORT)?), 0)
         }
         UrlKind::Sentinel => {
             let (service, number) = path.split_once('/').unwrap_or((path, ""));
@@ -184,10 +185,10 @@ pub(crate) fn parse(url: &str) -> Result<Target> {
                 return Err(invalid("the service is missing, as in redis-sentinel://h1,h2/service"));
             }
             let sentinels = addresses(hosts, DEFAULT_SENTINEL_PORT)?;
-            (Deployment::Sentinel { sentinels, service: decode(service)? }, database(number)?)
+            (Endpoints::Sentinel { sentinels, service: decode(service)? }, database(number)?)
         }
     };
-    Ok(Target::Server(ServerUrl { deployment, username, password, database, tls }))
+    Ok(Target::Server(ServerTarget { deployment, username, password, database, tls }))
 }
 
 fn credentials(user_info: Option<&str>) -> Result<(Option<String>, Option<Secret>)> {
@@ -223,7 +224,7 @@ fn invalid(message: &str) -> Error {
 mod tests {
     use super::*;
 
-    fn server(url: &str) -> ServerUrl {
+    fn server(url: &str) -> ServerTarget {
         match parse(url).unwrap() {
             Target::Server(server) => server,
             Target::Memory => panic!("{url} is no server"),
@@ -239,26 +240,26 @@ mod tests {
         assert_eq!(parse("memory:").unwrap(), Target::Memory);
         for scheme in ["redis", "valkey"] {
             let plain = server(&format!("{scheme}://localhost"));
-            assert_eq!(plain.deployment, Deployment::Single(tcp("localhost", 6379)));
+            assert_eq!(plain.deployment, Endpoints::Single(tcp("localhost", 6379)));
             assert!(!plain.tls && plain.database == 0 && plain.password.is_none());
 
             let full = server(&format!("{scheme}://ann:p%40ss@10.0.0.1:7000/3"));
-            assert_eq!(full.deployment, Deployment::Single(tcp("10.0.0.1", 7000)));
+            assert_eq!(full.deployment, Endpoints::Single(tcp("10.0.0.1", 7000)));
             assert_eq!((full.username.as_deref(), full.database), (Some("ann"), 3));
             assert_eq!(full.password, Some(Secret("p@ss".into())));
 
             assert!(server(&format!("{scheme}s://h")).tls);
             let unix = server(&format!("{scheme}+unix://:pw@/run/my%20redis.sock?db=2"));
-            assert_eq!(unix.deployment, Deployment::Single(Address::Unix("/run/my redis.sock".into())));
+            assert_eq!(unix.deployment, Endpoints::Single(Address::Unix("/run/my redis.sock".into())));
             assert_eq!((unix.database, unix.password), (2, Some(Secret("pw".into()))));
 
             let cluster = server(&format!("{scheme}-cluster://h1,h2:7001,[::1]:7002"));
             let nodes = vec![tcp("h1", 6379), tcp("h2", 7001), tcp("::1", 7002)];
-            assert_eq!(cluster.deployment, Deployment::Cluster(nodes));
+            assert_eq!(cluster.deployment, Endpoints::Cluster(nodes));
 
             let sentinel = server(&format!("{scheme}-sentinel://:pw@h1,h2:5/main/4"));
             let sentinels = vec![tcp("h1", 26379), tcp("h2", 5)];
-            assert_eq!(sentinel.deployment, Deployment::Sentinel { sentinels, service: "main".into() });
+            assert_eq!(sentinel.deployment, Endpoints::Sentinel { sentinels, service: "main".into() });
             assert_eq!(sentinel.database, 4);
         }
     }
@@ -318,7 +319,7 @@ mod tests {
         }
         assert_eq!(
             server("redis://[fe80::1%25eth0]").deployment,
-            Deployment::Single(tcp("fe80::1%eth0", 6379))
+            Endpoints::Single(tcp("fe80::1%eth0", 6379))
         );
         assert_eq!(server("redis://:a#b@h").password, Some(Secret("a#b".into())));
         assert!(parse(&format!("redis+unix:///{}", "x".repeat(90))).is_ok());

@@ -136,7 +136,7 @@ pub(super) const MUTANTS: &[Mutant] = &[
         "a stale value is served as fresh",
         &[within(
             VERDICT,
-            "EntryKind::Value if ",
+            "EnvelopeKind::Value if ",
             ["meta.fresh_until != 0 && meta.fresh_until <= now", "now == 0"],
             " =>",
         )],
@@ -175,7 +175,7 @@ pub(super) const MUTANTS: &[Mutant] = &[
             ["self.optional", "true"],
             " =>",
         )],
-        &[test("loader", "a_remembered_absence_is_nothing_to_all_who_do_not_ask_for_it")],
+        &[test("loader", "a_remembered_absence_is_a_miss_for_calls_that_need_a_value")],
     ),
     mutant(
         "jitter lengthens",
@@ -213,7 +213,7 @@ pub(super) const MUTANTS: &[Mutant] = &[
     mutant(
         "a value that is not to be stored is stored",
         &[switched(FILL, "choices.unstored", "false")],
-        &[test("loader", "what_is_not_to_be_stored_is_returned_to_all_who_wait")],
+        &[test("loader", "a_value_that_is_not_to_be_stored_is_returned_to_all_waiters")],
     ),
     mutant(
         "bare JSON that was read before a write is stored after it",

@@ -80,7 +80,7 @@ pub(super) const MUTANTS: &[Mutant] = &[
         "bare JSON of others is taken for damage",
         &[switched(VALUE, "bytes.first() != Some(&envelope::MAGIC)", "bytes.is_empty()")],
         &[
-            unit("value::tests::bare_json_of_somebody_else_is_read"),
+            unit("value::tests::bare_json_of_another_program_is_read"),
             test("near", "bare_json_is_kept_near_too"),
         ],
     ),
@@ -95,7 +95,7 @@ pub(super) const MUTANTS: &[Mutant] = &[
     ),
     mutant(
         "a compressed value does not say so",
-        &[switched(VALUE, "envelope.compression = Compression::Lz4;", "")],
+        &[switched(VALUE, "envelope.compression = PayloadCompression::Lz4;", "")],
         &[GIVES_BACK],
     ),
     mutant(

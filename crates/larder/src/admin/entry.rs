@@ -189,9 +189,9 @@ impl EntryInfo {
             Err(reason) => (EntryKind::Unreadable(reason), Meta::default(), Payload::default()),
             Ok(OpenedEntry { kind, meta, payload }) => {
                 let kind = match kind {
-                    envelope::EntryKind::Value => EntryKind::Value,
-                    envelope::EntryKind::Absence => EntryKind::Absence,
-                    envelope::EntryKind::Placeholder => EntryKind::Placeholder,
+                    envelope::EnvelopeKind::Value => EntryKind::Value,
+                    envelope::EnvelopeKind::Absence => EntryKind::Absence,
+                    envelope::EnvelopeKind::Placeholder => EntryKind::Placeholder,
                 };
                 (kind, meta, payload)
             }
@@ -203,7 +203,7 @@ impl EntryInfo {
             Some((Codec::Raw, _)) => StoredFormat::Raw,
         });
         let compression = match payload.coding() {
-            Some((_, envelope::Compression::Lz4)) => Compression::Lz4,
+            Some((_, envelope::PayloadCompression::Lz4)) => Compression::Lz4,
             _ => Compression::None,
         };
         // In an envelope 0 means "not said".

@@ -62,9 +62,9 @@ impl ServerUrl {
     pub fn parse(url: &str) -> Result<Option<Self>> {
         let Target::Server(server) = url::parse(url)? else { return Ok(None) };
         let (deployment, addresses) = match server.deployment {
-            endpoint::Deployment::Single(address) => (Deployment::Single, vec![address]),
-            endpoint::Deployment::Cluster(nodes) => (Deployment::Cluster, nodes),
-            endpoint::Deployment::Sentinel { sentinels, service } => {
+            endpoint::Endpoints::Single(address) => (Deployment::Single, vec![address]),
+            endpoint::Endpoints::Cluster(nodes) => (Deployment::Cluster, nodes),
+            endpoint::Endpoints::Sentinel { sentinels, service } => {
                 (Deployment::Sentinel { service }, sentinels)
             }
         };

@@ -188,7 +188,7 @@ impl Admin {
         for _ in 0..MOST_ATTEMPTS {
             let Some(bytes) = Box::pin(self.within(store.get(&name))).await? else { return Ok(false) };
             let is_value =
-                matches!(open(&bytes), Ok(OpenedEntry { kind: crate::envelope::EntryKind::Value, .. }));
+                matches!(open(&bytes), Ok(OpenedEntry { kind: crate::envelope::EnvelopeKind::Value, .. }));
             // One millisecond after 1970 is in the past; 0 would mean "until it expires".
             let stale = restamped(&bytes, self.context().random.nonce(), EntryTimes::FreshUntil(1));
             // A load under way, an absence or bytes without an envelope cannot be marked.

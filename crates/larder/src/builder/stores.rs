@@ -9,7 +9,7 @@ use crate::endpoint::Secret;
 use crate::error::{Error, Result};
 use crate::near::Invalidations;
 use crate::store::AnyStore;
-use crate::url::ServerUrl;
+use crate::url::ServerTarget;
 
 /// A server's store for callers, and another for background work.
 pub(super) struct Stores {
@@ -21,7 +21,7 @@ impl LarderBuilder {
     #[cfg(feature = "redis")]
     pub(super) fn server(
         self,
-        server: ServerUrl,
+        server: ServerTarget,
         invalidations: Arc<Invalidations>,
         background: &Background,
     ) -> Result<Stores> {
@@ -74,7 +74,7 @@ impl LarderBuilder {
     }
 
     #[cfg(not(feature = "redis"))]
-    pub(super) fn server(self, _: ServerUrl, _: Arc<Invalidations>, _: &Background) -> Result<Stores> {
+    pub(super) fn server(self, _: ServerTarget, _: Arc<Invalidations>, _: &Background) -> Result<Stores> {
         Err(Error::new(
             crate::ErrorKind::InvalidUrl,
             "servers need the feature redis, which this build of larder leaves out",

@@ -1,9 +1,9 @@
 //! Combines the settings and checks them before anything is connected.
 
 use super::LarderBuilder;
-use crate::endpoint::{Deployment, Secret};
+use crate::endpoint::{Endpoints, Secret};
 use crate::error::{Error, Result};
-use crate::url::{self, DEFAULT_PORT, ServerUrl, Target};
+use crate::url::{self, DEFAULT_PORT, ServerTarget, Target};
 
 impl LarderBuilder {
     /// Refuses settings that are invalid on their own.
@@ -36,8 +36,8 @@ impl LarderBuilder {
         let mut target = match (&self.url, &self.address) {
             (Some(url), _) => url::parse(url)?,
             (None, None) => Target::Memory,
-            (None, Some(address)) => Target::Server(ServerUrl {
-                deployment: Deployment::Single(if address.starts_with('/') {
+            (None, Some(address)) => Target::Server(ServerTarget {
+                deployment: Endpoints::Single(if address.starts_with('/') {
                     url::socket(address)?
                 } else {
                     url::address(address, DEFAULT_PORT)?
@@ -58,14 +58,14 @@ impl LarderBuilder {
             {
                 Err(Error::invalid("memory: has no users, passwords or databases: give a url or an address"))
             }
-            Target::Server(ServerUrl {
-                deployment: Deployment::Single(_) | Deployment::Cluster(_), ..
+            Target::Server(ServerTarget {
+                deployment: Endpoints::Single(_) | Endpoints::Cluster(_), ..
             }) if self.sentinel_password.is_some() || self.sentinel_username.is_some() => {
                 Err(Error::invalid(
                     "sentinel_username and sentinel_password are for redis-sentinel:// and would be ignored here",
                 ))
             }
-            Target::Server(ServerUrl { username, password, .. })
+            Target::Server(ServerTarget { username, password, .. })
                 if self.credentials.is_some() && (username.is_some() || password.is_some()) =>
             {
                 Err(Error::invalid("user and password come from credentials: take them out of the URL"))
@@ -82,14 +82,14 @@ impl LarderBuilder {
                     "tls_client_certificate takes a certificate chain and a private key, both in PEM",
                 ))
             }
-            Target::Server(ServerUrl { tls: false, .. }) if self.tls_client.is_some() => {
+            Target::Server(ServerTarget { tls: false, .. }) if self.tls_client.is_some() => {
                 Err(Error::invalid("tls_client_certificate is for rediss:// and would be ignored here"))
             }
-            Target::Server(ServerUrl { tls: false, .. }) if self.tls_roots.is_some() => {
+            Target::Server(ServerTarget { tls: false, .. }) if self.tls_roots.is_some() => {
                 Err(Error::invalid("tls_roots is for rediss:// and would be ignored here"))
             }
             Target::Server(server)
-                if matches!(server.deployment, Deployment::Cluster(_))
+                if matches!(server.deployment, Endpoints::Cluster(_))
                     && self.database.is_some_and(|database| database != 0) =>
             {
                 Err(Error::invalid("a cluster has only database 0"))

@@ -1,7 +1,7 @@
 //! Tests of the defaults, and of the settings that are refused.
 
 use super::*;
-use crate::endpoint::{Address, Deployment};
+use crate::endpoint::{Address, Endpoints};
 
 #[test]
 fn the_defaults_are_those_of_the_documentation() {
@@ -65,7 +65,7 @@ fn a_url_for_an_address_is_refused_and_its_password_does_not_show() {
         assert!(!shown.contains("hunter2"), "{address}: {shown}");
     }
     let Target::Server(server) = Larder::builder().address("[::1]:7").target().unwrap() else { panic!() };
-    assert_eq!(server.deployment, Deployment::Single(Address::Tcp { host: "::1".into(), port: 7 }));
+    assert_eq!(server.deployment, Endpoints::Single(Address::Tcp { host: "::1".into(), port: 7 }));
 }
 
 #[test]

@@ -255,7 +255,7 @@ where
         names: &[Name],
         read: impl Iterator<Item = Option<&'a Bytes>> + Clone,
     ) -> Result<Vec<Option<Judged>>> {
-        let judge_all = |answers: &VersionReplies| {
+        let classify_all = |answers: &VersionReplies| {
             let read = names.iter().zip(read.clone());
             read.map(|(name, bytes)| {
                 bytes
@@ -266,7 +266,7 @@ where
         };
         let mut answers = VersionReplies::new();
         loop {
-            let mut classified = judge_all(&answers)?;
+            let mut classified = classify_all(&answers)?;
             let unknown: Vec<Name> = classified.iter_mut().flatten().flat_map(Judged::unknown).collect();
             if unknown.is_empty() {
                 return Ok(classified);

@@ -26,7 +26,7 @@ use super::claim::{ClaimGuard, liveness};
 use super::flight::{FlightLeader, LoadFailure};
 use super::load_context::{Choices, LoadContext};
 use super::load_error::waited;
-use super::loader::{Loader, message};
+use super::loader::{BoxedLoader, message};
 use super::lookup::{CachedValue, Lookup, Source};
 use super::unfenced::UnfencedLoad;
 use super::wait::pause;
@@ -112,7 +112,7 @@ impl<V> Fill<V>
 where
     V: Value,
 {
-    pub(super) async fn run(self, leader: FlightLeader<V>, found: Option<Lookup<V>>, loader: Loader<V>) {
+    pub(super) async fn run(self, leader: FlightLeader<V>, found: Option<Lookup<V>>, loader: BoxedLoader<V>) {
         let if_busy = if self.reason == Reason::Early { IfBusy::Return } else { IfBusy::Wait };
         let mode = match self.claim(found, if_busy).await {
             Claimed::Commit(CommitMode::None) | Claimed::Elsewhere if self.reason == Reason::Early => {

@@ -20,7 +20,7 @@ use super::flight::Tags;
 use super::load_context::LoadContext;
 use super::load_error::LoadError;
 use super::load_request::{LoadKind, LoadRequest};
-use super::loader::{KeyAndLoader, LoadSource, Loader, erased};
+use super::loader::{BoxedLoader, KeyAndLoader, LoadSource, erased};
 use super::lookup::{CachedValue, Entry, Lookup, NearCopy};
 use super::thrown::LoaderError;
 use super::{Cache, tag};
@@ -202,7 +202,7 @@ where
         self.load(key, start, LoadKind { optional: false, open_tags: true, reason: Reason::Forced })
     }
 
-    pub(super) fn load<T, E, K: CacheKey, S: FnOnce() -> Loader<V> + Send>(
+    pub(super) fn load<T, E, K: CacheKey, S: FnOnce() -> BoxedLoader<V> + Send>(
         &self,
         key: K,
         start: S,

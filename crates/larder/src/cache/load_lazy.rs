@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::fill::Reason;
 use super::load_context::LoadContext;
 use super::load_request::LoadKind;
-use super::loader::{Loader, erased};
+use super::loader::{BoxedLoader, erased};
 use super::thrown::LoaderError;
 use super::{Cache, Load, LoadSource};
 use crate::key::CacheKey;
@@ -164,7 +164,7 @@ where
     fn load_lazy<K: CacheKey, T, E>(
         &self,
         key: K,
-        start: impl FnOnce() -> Loader<V> + Send,
+        start: impl FnOnce() -> BoxedLoader<V> + Send,
         optional: bool,
         open_tags: bool,
     ) -> Load<'_, V, T, E, impl LoadSource<V>> {

@@ -11,7 +11,7 @@ use super::Cache;
 use super::fill::{Fill, Reason};
 use super::flight::{FlightLeader, FlightOutcome, FlightWaiter, LoadFailure, Tags};
 use super::load_error::LoadError;
-use super::loader::Loader;
+use super::loader::BoxedLoader;
 use super::lookup::{CachedValue, Lookup};
 use super::nesting::{is_nested, wait_for};
 use super::trace::Spanned;
@@ -49,7 +49,7 @@ where
     pub(super) async fn load<E>(
         self,
         found: Result<Lookup<V>>,
-        loader: Loader<V>,
+        loader: BoxedLoader<V>,
     ) -> Result<Option<CachedValue<V>>, LoadError<E>>
     where
         E: Send + Sync + 'static,
@@ -156,7 +156,7 @@ where
         leader: FlightLeader<V>,
         found: Option<Lookup<V>>,
         away: bool,
-        loader: Loader<V>,
+        loader: BoxedLoader<V>,
     ) {
         let fill = Fill {
             cache: self.cache.clone(),

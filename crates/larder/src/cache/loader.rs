@@ -17,9 +17,9 @@ use crate::key::CacheKey;
 type LoadFn<V> = dyn FnOnce(LoadContext<V>) -> BoxFuture<'static, Result<Option<V>, LoadFailure>> + Send;
 
 /// A loader with its own types erased, and what it says of its value before it runs.
-pub struct Loader<V>(Box<LoadFn<V>>, LoadSetup);
+pub struct BoxedLoader<V>(Box<LoadFn<V>>, LoadSetup);
 
-impl<V> Loader<V> {
+impl<V> BoxedLoader<V> {
     pub(super) fn with_setup(self, setup: LoadSetup) -> Self {
         Self(self.0, setup)
     }
@@ -35,14 +35,14 @@ impl<V> Loader<V> {
     }
 }
 
-impl<V> fmt::Debug for Loader<V> {
+impl<V> fmt::Debug for BoxedLoader<V> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Loader")
+        f.write_str("BoxedLoader")
     }
 }
 
 /// Erases the types of a loader, its error's type included.
-pub(super) fn erased<V, F, Fut, E, Kind>(loader: F) -> Loader<V>
+pub(super) fn erased<V, F, Fut, E, Kind>(loader: F) -> BoxedLoader<V>
 where
     V: Send + Sync + 'static,
     F: FnOnce(LoadContext<V>) -> Fut + Send + 'static,
@@ -56,7 +56,7 @@ where
         });
         run
     };
-    Loader(Box::new(run), LoadSetup::default())
+    BoxedLoader(Box::new(run), LoadSetup::default())
 }
 
 /// The key and the loader of a [`Load`](super::Load). Sealed: [`Cache::get_or_load`](super::Cache::get_or_load) and the
@@ -64,14 +64,14 @@ where
 pub trait LoadSource<V>: sealed::Sealed<V> {}
 
 mod sealed {
-    use super::{CacheKey, Loader};
+    use super::{BoxedLoader, CacheKey};
 
     pub trait Sealed<V> {
         type Key: CacheKey;
 
         fn key(&self) -> &Self::Key;
 
-        fn into_loader(self) -> Loader<V>;
+        fn into_loader(self) -> BoxedLoader<V>;
     }
 }
 
@@ -81,19 +81,19 @@ pub(super) struct KeyAndLoader<K, S> {
     pub(super) start: S,
 }
 
-impl<V, K: CacheKey, S: FnOnce() -> Loader<V> + Send> sealed::Sealed<V> for KeyAndLoader<K, S> {
+impl<V, K: CacheKey, S: FnOnce() -> BoxedLoader<V> + Send> sealed::Sealed<V> for KeyAndLoader<K, S> {
     type Key = K;
 
     fn key(&self) -> &K {
         &self.key
     }
 
-    fn into_loader(self) -> Loader<V> {
+    fn into_loader(self) -> BoxedLoader<V> {
         (self.start)()
     }
 }
 
-impl<V, K: CacheKey, S: FnOnce() -> Loader<V> + Send> LoadSource<V> for KeyAndLoader<K, S> {}
+impl<V, K: CacheKey, S: FnOnce() -> BoxedLoader<V> + Send> LoadSource<V> for KeyAndLoader<K, S> {}
 
 /// Returns the message of a panic.
 pub(super) fn message(panic: &(dyn Any + Send)) -> Arc<str> {

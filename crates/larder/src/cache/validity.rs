@@ -12,7 +12,7 @@
 use std::collections::HashMap;
 
 use crate::context::Context;
-use crate::envelope::{EntryKind, Glance, TagVersion, glance};
+use crate::envelope::{EnvelopeKind, Glance, TagVersion, glance};
 use crate::error::Result;
 use crate::name::Name;
 use crate::near::{ClearVersion, KnownVersion};
@@ -107,8 +107,13 @@ pub(super) fn classify_start(
     if context.invalidation_queue.covers(entry, clear) {
         return just(Verdict::Invalid(Cause::Queued));
     }
-    rule(context, clear, OpenedEntry { kind: EntryKind::Value, meta, payload: Payload::default() }, answers)
-        .map(Some)
+    rule(
+        context,
+        clear,
+        OpenedEntry { kind: EnvelopeKind::Value, meta, payload: Payload::default() },
+        answers,
+    )
+    .map(Some)
 }
 
 /// Applies the rules in order: an invalid entry is invalid whatever its kind and its freshness.
@@ -127,12 +132,12 @@ fn rule(
             clear_seen = seen;
             let now = context.store()?.now();
             match kind {
-                EntryKind::Absence => Verdict::Absent,
-                EntryKind::Placeholder => Verdict::Placeholder,
-                EntryKind::Value if meta.fresh_until != 0 && meta.fresh_until <= now => {
+                EnvelopeKind::Absence => Verdict::Absent,
+                EnvelopeKind::Placeholder => Verdict::Placeholder,
+                EnvelopeKind::Value if meta.fresh_until != 0 && meta.fresh_until <= now => {
                     Verdict::Stale(payload)
                 }
-                EntryKind::Value => Verdict::Serve(payload),
+                EnvelopeKind::Value => Verdict::Serve(payload),
             }
         }
     };

@@ -5,18 +5,32 @@ use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
-/// A counter of the facade, made when something is first added.
-pub(crate) struct Counter {
+#[cfg(feature = "metrics")]
+use metrics as facade;
+
+#[cfg(not(feature = "metrics"))]
+mod facade {
+    pub(crate) struct Counter;
+    pub(crate) struct Histogram;
+}
+
+/// A metric of the facade, made when something is first reported. Without the feature `metrics` it is nothing.
+pub(crate) struct Metric<M> {
     #[cfg(feature = "metrics")]
     name: &'static str,
     #[cfg(feature = "metrics")]
     label: Option<(&'static str, Box<str>)>,
     #[cfg(feature = "metrics")]
-    counter: OnceLock<metrics::Counter>,
+    made: OnceLock<M>,
+    #[cfg(not(feature = "metrics"))]
+    made: std::marker::PhantomData<M>,
 }
 
-impl Counter {
-    /// Makes a counter without labels.
+pub(crate) type Counter = Metric<facade::Counter>;
+pub(crate) type Histogram = Metric<facade::Histogram>;
+
+impl<M> Metric<M> {
+    /// Makes a metric without labels.
     pub(crate) const fn new(name: &'static str) -> Self {
         #[cfg(not(feature = "metrics"))]
         let _ = name;
@@ -26,26 +40,30 @@ impl Counter {
             #[cfg(feature = "metrics")]
             label: None,
             #[cfg(feature = "metrics")]
-            counter: OnceLock::new(),
+            made: OnceLock::new(),
+            #[cfg(not(feature = "metrics"))]
+            made: std::marker::PhantomData,
         }
     }
 
-    /// Makes a counter with the cache's label.
+    /// Makes a metric with the cache's label.
     #[cfg(feature = "metrics")]
     pub(super) fn of_cache(name: &'static str, cache: &str) -> Self {
         Self { label: Some(("cache", cache.into())), ..Self::new(name) }
     }
 
-    /// Makes a counter of a cache, whose label only the facade needs.
+    /// Makes a metric of a cache, whose label only the facade needs.
     #[cfg(not(feature = "metrics"))]
     pub(super) const fn of_cache(name: &'static str, _: &str) -> Self {
         Self::new(name)
     }
+}
 
+impl Counter {
     #[inline]
     pub(crate) fn increment(&self, amount: u64) {
         #[cfg(feature = "metrics")]
-        self.counter.get_or_init(|| self.make()).increment(amount);
+        self.made.get_or_init(|| self.make()).increment(amount);
         #[cfg(not(feature = "metrics"))]
         let _ = amount;
     }
@@ -60,35 +78,16 @@ impl Counter {
     }
 }
 
-/// A histogram of the facade without labels, made when something is first recorded.
-pub(crate) struct Histogram {
-    #[cfg(feature = "metrics")]
-    name: &'static str,
-    #[cfg(feature = "metrics")]
-    histogram: OnceLock<metrics::Histogram>,
-}
-
 impl Histogram {
-    pub(crate) const fn new(name: &'static str) -> Self {
-        #[cfg(not(feature = "metrics"))]
-        let _ = name;
-        Self {
-            #[cfg(feature = "metrics")]
-            name,
-            #[cfg(feature = "metrics")]
-            histogram: OnceLock::new(),
-        }
-    }
-
     /// Makes the histogram before anything is recorded.
     pub(crate) fn register(&self) {
         #[cfg(feature = "metrics")]
-        self.histogram.get_or_init(|| metrics::histogram!(self.name));
+        self.made.get_or_init(|| metrics::histogram!(self.name));
     }
 
     pub(crate) fn record(&self, span: Duration) {
         #[cfg(feature = "metrics")]
-        self.histogram.get_or_init(|| metrics::histogram!(self.name)).record(span);
+        self.made.get_or_init(|| metrics::histogram!(self.name)).record(span);
         #[cfg(not(feature = "metrics"))]
         let _ = span;
     }

@@ -5,12 +5,12 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::{Encoder, Format, Payload, WriteStamp, format};
-use crate::envelope::{Codec, Compression};
+use crate::envelope::{Codec, PayloadCompression};
 use crate::error::Result;
 
 impl Payload {
     /// Returns the encoding; `None` for bytes without an envelope.
-    pub(crate) fn coding(self) -> Option<(Codec, Compression)> {
+    pub(crate) fn coding(self) -> Option<(Codec, PayloadCompression)> {
         self.coding
     }
 }
@@ -23,7 +23,7 @@ pub(crate) fn payload_of(
 ) -> std::result::Result<Bytes, &'static str> {
     let written = bytes.slice(payload.start.min(bytes.len())..);
     match payload.coding {
-        Some((_, Compression::Lz4)) => format::decompress(&written, max_bytes).map(Bytes::from),
+        Some((_, PayloadCompression::Lz4)) => format::decompress(&written, max_bytes).map(Bytes::from),
         _ => Ok(written),
     }
 }

@@ -18,7 +18,7 @@ use bytes::Bytes;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use crate::envelope::{self, Codec, Compression, EntryKind, Envelope, TagVersion};
+use crate::envelope::{self, Codec, Envelope, EnvelopeKind, PayloadCompression, TagVersion};
 use crate::error::{Error, ErrorKind, Result};
 
 pub use format::Format;
@@ -60,11 +60,11 @@ pub(crate) struct WriteStamp {
 }
 
 impl WriteStamp {
-    fn envelope(self, kind: EntryKind, codec: Codec) -> Envelope {
+    fn envelope(self, kind: EnvelopeKind, codec: Codec) -> Envelope {
         Envelope {
             kind,
             codec,
-            compression: Compression::None,
+            compression: PayloadCompression::None,
             nonce: self.nonce,
             written_at: self.written_at,
             fresh_until: self.fresh_until,
@@ -78,17 +78,17 @@ impl WriteStamp {
 
 /// Encodes a known absence.
 pub(crate) fn absence(stamp: WriteStamp) -> Vec<u8> {
-    without_payload(EntryKind::Absence, stamp)
+    without_payload(EnvelopeKind::Absence, stamp)
 }
 
 /// Encodes the placeholder of a fill, whose token is the stamp's nonce. These exact bytes are stored under the key
 /// until the fill commits. They carry the versions that were read before the load, so a placeholder that was
 /// invalidated since is not waited for.
 pub(crate) fn placeholder(stamp: WriteStamp) -> Vec<u8> {
-    without_payload(EntryKind::Placeholder, stamp)
+    without_payload(EnvelopeKind::Placeholder, stamp)
 }
 
-fn without_payload(kind: EntryKind, stamp: WriteStamp) -> Vec<u8> {
+fn without_payload(kind: EnvelopeKind, stamp: WriteStamp) -> Vec<u8> {
     let mut out = Vec::with_capacity(envelope::HEADER);
     stamp.envelope(kind, Codec::Json).begin(&mut out);
     envelope::seal(&mut out);
@@ -145,7 +145,7 @@ impl Encoder {
             self.verify(value, &out)?;
             return Ok(out);
         };
-        let mut envelope = stamp.envelope(EntryKind::Value, codec);
+        let mut envelope = stamp.envelope(EnvelopeKind::Value, codec);
         envelope.begin(&mut out);
         let payload_start = out.len();
         format::write(codec, value, &mut out)?;
@@ -158,7 +158,7 @@ impl Encoder {
         if self.compress_above.is_some_and(|threshold| payload.len() > threshold)
             && let Some(smaller) = format::compress(payload)
         {
-            envelope.compression = Compression::Lz4;
+            envelope.compression = PayloadCompression::Lz4;
             out.clear();
             envelope.begin(&mut out);
             out.extend_from_slice(&smaller);
@@ -226,7 +226,7 @@ pub(crate) struct Meta {
 pub(crate) struct Payload {
     start: usize,
     /// `None` for bare JSON.
-    coding: Option<(Codec, Compression)>,
+    coding: Option<(Codec, PayloadCompression)>,
 }
 
 impl Payload {
@@ -239,7 +239,7 @@ impl Payload {
 /// The parts of stored bytes that are known before a value is decoded.
 #[derive(Debug)]
 pub(crate) struct OpenedEntry {
-    pub(crate) kind: EntryKind,
+    pub(crate) kind: EnvelopeKind,
     pub(crate) meta: Meta,
     pub(crate) payload: Payload,
 }
@@ -248,7 +248,7 @@ pub(crate) struct OpenedEntry {
 pub(crate) fn open(bytes: &[u8]) -> std::result::Result<OpenedEntry, &'static str> {
     if bytes.first() != Some(&envelope::MAGIC) {
         return Ok(OpenedEntry {
-            kind: EntryKind::Value,
+            kind: EnvelopeKind::Value,
             meta: Meta::default(),
             payload: Payload::default(),
         });
@@ -278,8 +278,8 @@ pub(crate) fn decode<V: DeserializeOwned + 'static>(
     let written = bytes.get(payload.start..).unwrap_or_default();
     let decoded = match payload.coding {
         None => return format::read_json(written).map_err(|_| "foreign"),
-        Some((codec, Compression::None)) => format::read(codec, written, Some(bytes)),
-        Some((codec, Compression::Lz4)) => {
+        Some((codec, PayloadCompression::None)) => format::read(codec, written, Some(bytes)),
+        Some((codec, PayloadCompression::Lz4)) => {
             let written = format::decompress(written, max_bytes).map(Bytes::from)?;
             format::read(codec, &written, Some(&written))
         }
@@ -351,9 +351,9 @@ mod tests {
         #[cfg(feature = "compress")]
         fn foreign_compressed_payloads_never_panic(payload: Vec<u8>) {
             let envelope = Envelope {
-                kind: EntryKind::Value,
+                kind: EnvelopeKind::Value,
                 codec: Codec::Json,
-                compression: Compression::Lz4,
+                compression: PayloadCompression::Lz4,
                 nonce: 1,
                 written_at: 0,
                 fresh_until: 0,
@@ -371,7 +371,7 @@ mod tests {
     }
 
     #[test]
-    fn bare_json_of_somebody_else_is_read() {
+    fn bare_json_of_another_program_is_read() {
         let item = value(br#" {"name":"x","numbers":[1],"more":null,"unknown":1}"#);
         assert_eq!(item, Some(Item { name: "x".into(), numbers: vec![1], more: None }));
     }

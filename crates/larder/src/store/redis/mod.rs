@@ -51,7 +51,7 @@ use super::{
     Claim, Eviction, Expiry, Fencing, FillStart, Force, InvalidationSink, KeptVersion, RefreshClaim,
     RefreshStart, Store, Tracked, read_version,
 };
-use crate::endpoint::Deployment;
+use crate::endpoint::Endpoints;
 use crate::envelope::HEADER;
 use crate::error::{Error, ErrorKind, Result};
 use crate::health::{ConnectionHealth, Purpose};
@@ -86,7 +86,7 @@ impl RedisStore {
     /// Starts to connect; with a listener also a tracked connection. [`ready`](Self::ready) waits for the
     /// first attempt.
     pub(crate) fn start(
-        deployment: Deployment,
+        deployment: Endpoints,
         login: Login,
         sentinel_login: Login,
         connections: usize,

@@ -18,7 +18,7 @@ use super::time::wall_clock;
 use super::tracking::{SessionHandle, Tracking};
 use super::wire::{Reply, Request, frame};
 use crate::clock::Tick;
-use crate::endpoint::Deployment;
+use crate::endpoint::Endpoints;
 use crate::error::{Error, ErrorKind, Result};
 use crate::health::{ConnectionHealth, Purpose};
 use crate::store::session::ReadStamp;
@@ -58,7 +58,7 @@ pub(super) struct CommandGroup {
 
 impl Network {
     pub(super) fn start(
-        deployment: Deployment,
+        deployment: Endpoints,
         login: Login,
         sentinel_login: Login,
         connections: usize,
@@ -66,11 +66,11 @@ impl Network {
     ) -> Self {
         let login = Arc::new(login);
         let destination = match deployment {
-            Deployment::Cluster(seeds) => {
+            Endpoints::Cluster(seeds) => {
                 return Self::Cluster(Cluster::start(seeds, login, connections, tracking));
             }
-            Deployment::Single(address) => Destination::Fixed(address),
-            Deployment::Sentinel { sentinels, service } => {
+            Endpoints::Single(address) => Destination::Fixed(address),
+            Endpoints::Sentinel { sentinels, service } => {
                 Destination::Sentinel { sentinels, service, sentinel_login: Arc::new(sentinel_login) }
             }
         };

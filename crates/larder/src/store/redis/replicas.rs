@@ -21,7 +21,7 @@ use super::login::Login;
 use super::network::Network;
 use super::wire::{Reply, Request};
 use super::{RedisStore, flag, millis, number, script, version_text};
-use crate::endpoint::Deployment;
+use crate::endpoint::Endpoints;
 use crate::error::{Error, Result};
 use crate::name::Name;
 use crate::store::group::is_group;
@@ -37,7 +37,7 @@ const IDLE: Duration = Duration::from_secs(30);
 
 /// The connections for `WAIT`, and how to open more.
 pub(super) struct Replicas {
-    deployment: Deployment,
+    deployment: Endpoints,
     login: Login,
     sentinel_login: Login,
     /// Permits for further calls. Closed with the store.
@@ -73,7 +73,7 @@ struct Borrowed {
 }
 
 impl Replicas {
-    pub(super) fn new(deployment: Deployment, login: Login, sentinel_login: Login) -> Self {
+    pub(super) fn new(deployment: Endpoints, login: Login, sentinel_login: Login) -> Self {
         let free = Arc::new(Semaphore::new(MOST));
         Self { deployment, login, sentinel_login, free, idle: Arc::default(), idle_for: IDLE }
     }
