@@ -79,7 +79,7 @@ pub(super) const MUTANTS: &[Mutant] = &[
     ),
     mutant(
         "renewals are not acknowledged",
-        &[switched(KEEPING, "due.iter().any(|(holding, _)| holding.failover.replicas > 0)", "false")],
+        &[switched(KEEPING, "due.iter().any(|(lease, _)| lease.failover.replicas > 0)", "false")],
         &[RENEWAL],
     ),
 ];

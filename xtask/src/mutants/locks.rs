@@ -25,7 +25,7 @@ const FAULTS: Test = test("faults", "nothing_that_is_promised_is_broken_whatever
 const MOVED: Test = failover("a_lock_that_is_held_and_waited_for_moves_with_its_slot");
 const NEW_MASTER: Test = failover("a_lock_outlives_the_master_of_its_slot_where_the_replica_had_it");
 const AWAY: Test = failover("a_node_that_is_away_leaves_the_locks_of_the_others_renewed");
-const SENTINEL: Test = failover("a_sentinel_failover_is_followed_by_who_holds_and_by_who_waits");
+const SENTINEL: Test = failover("holders_and_waiters_follow_a_sentinel_failover");
 
 const ATTEMPT: &str = "crates/larder/src/lock/attempt.rs";
 const GUARD: &str = "crates/larder/src/lock/guard.rs";
@@ -33,7 +33,6 @@ const HOLDING: &str = "crates/larder/src/lock/lease.rs";
 const KEEPING: &str = "crates/larder/src/lock/renewer.rs";
 const MEMORY: &str = "crates/larder/src/store/memory/locks.rs";
 const ACQUIRE: &str = "crates/larder/src/store/redis/lua/lock/acquire.lua";
-const ACQUIRE_QUEUED: &str = "crates/larder/src/store/redis/lua/lock/acquire_queued.lua";
 const CONFIRM: &str = "crates/larder/src/store/redis/lua/lock/confirm.lua";
 const EXTEND: &str = "crates/larder/src/store/redis/lua/lock/extend.lua";
 const FENCE: &str = "crates/larder/src/store/redis/lua/lock/fence.lua";
@@ -80,7 +79,7 @@ pub(super) const MUTANTS: &[Mutant] = &[
         "a guard whose time is over asks for more",
         &[within(
             GUARD,
-            "            self.holding.failover.check(ttl)?;\n            if ",
+            "            self.lease.failover.check(ttl)?;\n            if ",
             ["!self.is_valid()", "!self.is_valid() && ttl.is_zero()"],
             " {",
         )],
@@ -156,7 +155,7 @@ pub(super) const MUTANTS: &[Mutant] = &[
         &[within(
             GUARD,
             "if held && ",
-            ["self.holding.renewed(sent, ttl)", "self.holding.renewed(locks.context.clock.now(), ttl)"],
+            ["self.lease.renewed(sent, ttl)", "self.lease.renewed(locks.context.clock.now(), ttl)"],
             " {",
         )],
         &[DEADLINE],
@@ -166,7 +165,7 @@ pub(super) const MUTANTS: &[Mutant] = &[
         &[within(
             KEEPING,
             "Some(true) if ",
-            ["holding.renewed(sent, ttl)", "holding.renewed(context.clock.now(), ttl)"],
+            ["lease.renewed(sent, ttl)", "lease.renewed(context.clock.now(), ttl)"],
             " => {}",
         )],
         &[DEADLINE],
@@ -202,7 +201,7 @@ pub(super) const MUTANTS: &[Mutant] = &[
     mutant(
         "an attempt that joins the queue leaves no mark on the lock",
         &[rebuilt(
-            ACQUIRE_QUEUED,
+            ACQUIRE,
             "redis.call('SETRANGE', KEYS[1], 16, string.format('+%.0f', now + 2 * KEPT * live))",
             "local _ = now",
         )],

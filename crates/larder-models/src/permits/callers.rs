@@ -168,7 +168,7 @@ impl State {
             Action::End(c) => self.end(pool, c)?,
             Action::StandBy(c) => {
                 let token = self.callers.get(c)?.token;
-                self.server.stand_by(token, mistake);
+                self.server.heartbeat(token, mistake);
             }
             Action::Silence(c) => {
                 let waiter = self.server.queue.iter_mut().find(|waiter| waiter.token.caller == c)?;

@@ -278,7 +278,7 @@ impl Server {
     }
 
     /// `heartbeat.lua`, of one waiter.
-    pub(super) fn stand_by(&mut self, token: Token, mistake: Option<Mistake>) {
+    pub(super) fn heartbeat(&mut self, token: Token, mistake: Option<Mistake>) {
         self.expire();
         if let Some(waiter) = self.waiter(token).filter(|waiter| waiter.seen == ReadStamp::Silent) {
             waiter.seen = ReadStamp::Live;

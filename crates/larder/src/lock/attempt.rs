@@ -304,9 +304,11 @@ impl Attempt {
     /// Sends the request to acquire, at `now`.
     async fn begin(&mut self, now: Tick, queue: WhenHeld) -> Result<AttemptReply> {
         let store = self.locks.context.coordination()?;
+        // Subscribe before sending: the wake-up may arrive together with the reply.
         if queue == WhenHeld::Enqueue {
             self.listening = Some(self.locks.wakeups.subscribe(self.token));
         }
+        // Until a reply arrives, the server may have queued or granted the attempt: a drop now has to cancel it.
         self.stage = Stage::Unanswered;
         let asked = async {
             match &self.want {
@@ -334,6 +336,7 @@ impl Attempt {
         let answered = timeout(self.locks.context.limits.response_timeout, asked).await;
         let answer =
             answered.unwrap_or_else(|_| Err(Error::timed_out(self.locks.context.limits.response_timeout)));
+        // A request that was never sent leaves nothing to cancel. After any other error the attempt stays unanswered.
         match &answer {
             Ok(attempted) => {
                 self.heard = now;
@@ -420,26 +423,26 @@ impl Attempt {
     fn guard(&mut self, fence: u64) -> Result<AttemptOutcome> {
         let (clock, name) = (&self.locks.context.clock, self.name.clone());
         let (token, sent) = (self.token, self.heard);
-        let holding = match self.want {
+        let lease = match self.want {
             Want::Lock { ttl, failover, .. } | Want::Group { ttl, failover, .. } => {
-                let mut holding = Lease::new(clock, name, token, Fence::new(fence), sent, ttl);
-                holding.failover = failover;
-                holding.waited = self.place.is_some();
+                let mut lease = Lease::new(clock, name, token, Fence::new(fence), sent, ttl);
+                lease.failover = failover;
+                lease.waited = self.place.is_some();
                 if matches!(self.want, Want::Group { .. }) {
-                    holding.kind = LeaseKind::Group;
+                    lease.kind = LeaseKind::Group;
                 }
-                holding
+                lease
             }
             Want::Permits { request, .. } => {
                 Lease::of_permit(clock, name, token, Fence::new(fence), sent, request.ttl)
             }
         };
-        if !holding.is_valid() {
+        if !lease.is_valid() {
             // Dropping this attempt releases the lock.
             return Err(lease::lost(&self.name));
         }
         self.stage = Stage::Settled;
-        Ok(AttemptOutcome::Granted(holding))
+        Ok(AttemptOutcome::Granted(lease))
     }
 }
 

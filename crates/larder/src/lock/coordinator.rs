@@ -16,7 +16,7 @@ pub(crate) struct Coordinator {
     /// The wake-ups of waiting attempts, by token.
     pub(super) wakeups: Arc<Wakeups>,
     pub(super) waiting: Arc<LockQueues>,
-    pub(super) keeping: Arc<Renewer>,
+    pub(super) renewer: Arc<Renewer>,
     /// The semaphores of which another number was found than a handle's.
     pub(super) differences: Differences,
 }
@@ -27,7 +27,7 @@ impl Coordinator {
         Self {
             wakeups: context.coordination_invalidations().wakeups.clone(),
             waiting: Arc::new(LockQueues::new(context.clone(), meter.clone())),
-            keeping: Arc::new(Renewer::new(context.clone(), meter.clone())),
+            renewer: Arc::new(Renewer::new(context.clone(), meter.clone())),
             differences: Differences::default(),
             context,
             meter,

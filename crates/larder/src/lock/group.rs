@@ -263,7 +263,7 @@ impl GroupLocks {
 
     async fn guard(&self, outcome: AttemptOutcome) -> Result<Option<GroupGuard>> {
         match outcome {
-            AttemptOutcome::Granted(holding) => self.granted(holding).await.map(Some),
+            AttemptOutcome::Granted(lease) => self.granted(lease).await.map(Some),
             AttemptOutcome::Quarantined(until) => Err(quarantined(&self.group.name, until)),
             _ => Ok(None),
         }
@@ -271,9 +271,9 @@ impl GroupLocks {
 
     /// Makes the guard of a grant once enough replicas have acknowledged it. Otherwise the guard is dropped, which
     /// releases the locks.
-    async fn granted(&self, holding: Lease) -> Result<GroupGuard> {
+    async fn granted(&self, lease: Lease) -> Result<GroupGuard> {
         let keep = Some(Keep { max_hold: self.max_hold });
-        let guard = Guard::new(&self.group.locks, holding, self.ttl, keep);
+        let guard = Guard::new(&self.group.locks, lease, self.ttl, keep);
         if self.failover.replicas > 0 {
             Box::pin(guard.acknowledged(self.ttl)).await?;
         }

@@ -24,7 +24,7 @@ use crate::store::lock::{LockStore, LockToken};
 #[must_use = "a guard that is dropped at once frees its lock"]
 pub struct Guard {
     locks: Arc<Coordinator>,
-    holding: Arc<Lease>,
+    lease: Arc<Lease>,
     kept: bool,
     /// Set once the guard has ended its lease.
     release_state: Option<ReleaseState>,
@@ -33,23 +33,23 @@ pub struct Guard {
 }
 
 impl Guard {
-    pub(super) fn new(locks: &Arc<Coordinator>, holding: Lease, ttl: Duration, keep: Option<Keep>) -> Self {
+    pub(super) fn new(locks: &Arc<Coordinator>, lease: Lease, ttl: Duration, keep: Option<Keep>) -> Self {
         locks.meter.granted();
-        let holding = Arc::new(holding);
+        let lease = Arc::new(lease);
         if let Some(keep) = keep {
-            locks.keeping.keep(&holding, ttl, keep.max_hold);
+            locks.renewer.keep(&lease, ttl, keep.max_hold);
         }
-        Self { locks: locks.clone(), holding, kept: keep.is_some(), release_state: None, ended: false }
+        Self { locks: locks.clone(), lease, kept: keep.is_some(), release_state: None, ended: false }
     }
 
     pub(super) fn token(&self) -> u64 {
-        self.holding.token
+        self.lease.token
     }
 
     /// Waits until enough replicas have what was just granted. One round trip, on a connection that no other call
     /// uses.
     pub(super) async fn acknowledged(&self, ttl: Duration) -> Result<()> {
-        let Lease { name, token, failover, .. } = &*self.holding;
+        let Lease { name, token, failover, .. } = &*self.lease;
         let ticket = LockToken { lock: name.to_string(), token: *token };
         let max_wait = (ttl / 4).min(self.locks.context.limits.response_timeout / 2);
         let answer =
@@ -70,7 +70,7 @@ impl Guard {
     /// Returns the fence of this grant.
     #[must_use]
     pub fn fence(&self) -> Fence {
-        self.holding.fence
+        self.lease.fence
     }
 
     /// Returns how long the lock is certainly still held; zero when it may be lost. The time is that of a local
@@ -78,14 +78,14 @@ impl Guard {
     /// drift.
     #[must_use]
     pub fn remaining(&self) -> Duration {
-        self.holding.remaining()
+        self.lease.remaining()
     }
 
     /// Returns whether the lock is certainly still held. Time passes between this answer and the action that
     /// depends on it: only the [`fence`](Self::fence), checked by the resource, closes that gap.
     #[must_use]
     pub fn is_valid(&self) -> bool {
-        self.holding.is_valid()
+        self.lease.is_valid()
     }
 
     /// Completes when the lock may be lost: at its deadline by the local clock, or earlier if the server reports
@@ -109,12 +109,12 @@ impl Guard {
     ///
     /// The future can be dropped and requested again.
     pub fn lost(&self) -> impl Future<Output = ()> + Send + use<> {
-        self.holding.lost()
+        self.lease.lost()
     }
 
     /// Returns a handle that observes this lock and can be given to other code. It does not hold the lock.
     pub fn handle(&self) -> LockHandle {
-        LockHandle { holding: self.holding.clone() }
+        LockHandle { lease: self.lease.clone() }
     }
 
     /// Holds the lock for at least `ttl` from now; a lock that is held longer already stays so.
@@ -140,15 +140,15 @@ impl Guard {
         let locks = &self.locks;
         Call::new(locks.context.limits.response_timeout, &locks.meter.extend, async move {
             check_ttl(ttl)?;
-            self.holding.failover.check(ttl)?;
+            self.lease.failover.check(ttl)?;
             if !self.is_valid() {
-                return Err(lost(&self.holding.name));
+                return Err(lost(&self.lease.name));
             }
             let sent = locks.context.clock.now();
-            if !self.holding.asks(sent, ttl) {
-                return Err(lost(&self.holding.name));
+            if !self.lease.asks(sent, ttl) {
+                return Err(lost(&self.lease.name));
             }
-            let ticket = LockToken { lock: self.holding.name.to_string(), token: self.holding.token };
+            let ticket = LockToken { lock: self.lease.name.to_string(), token: self.lease.token };
             let answer = locks.context.coordination()?.extend(&[(ticket, ttl)], Duration::MAX).await?;
             let unanswered = || {
                 Error::new(
@@ -157,17 +157,17 @@ impl Guard {
                 )
             };
             let held = answer.first().copied().flatten().ok_or_else(unanswered)?;
-            if held && self.holding.failover.replicas > 0 {
+            if held && self.lease.failover.replicas > 0 {
                 // Boxed to keep the future of extensions without replicas small.
                 Box::pin(self.extended_in_replicas(ttl)).await?;
             }
-            if held && self.holding.renewed(sent, ttl) {
+            if held && self.lease.renewed(sent, ttl) {
                 return Ok(());
             }
             if !held {
                 self.note_lost(locks);
             }
-            Err(lost(&self.holding.name))
+            Err(lost(&self.lease.name))
         })
     }
 
@@ -175,7 +175,7 @@ impl Guard {
     async fn extended_in_replicas(&self, ttl: Duration) -> Result<()> {
         let answer = self.acknowledged(ttl).await;
         if answer.as_ref().is_err_and(|error| error.kind() == ErrorKind::NotReplicated) {
-            self.locks.keeping.release(&self.holding);
+            self.locks.renewer.release(&self.lease);
         }
         answer
     }
@@ -195,10 +195,10 @@ impl Guard {
     ///
     /// Dropping the future releases the lock in the background.
     pub async fn release(mut self) -> Result<ReleaseOutcome> {
-        let (locks, holding) = (self.locks.clone(), self.holding.clone());
+        let (locks, lease) = (self.locks.clone(), self.lease.clone());
         let release_state = self.end_lease();
         let answer = Call::new(locks.context.limits.response_timeout, &locks.meter.release, async {
-            holding.awaited_ending().send(locks.context.coordination()?, &holding.name, holding.token).await
+            lease.awaited_ending().send(locks.context.coordination()?, &lease.name, lease.token).await
         })
         .await;
         match answer {
@@ -224,9 +224,9 @@ impl Guard {
     fn end_lease(&mut self) -> ReleaseState {
         *self.release_state.get_or_insert_with(|| {
             if self.kept {
-                self.locks.keeping.forget(self.holding.token);
+                self.locks.renewer.forget(self.lease.token);
             }
-            self.holding.begin_release()
+            self.lease.begin_release()
         })
     }
 
@@ -241,20 +241,20 @@ impl Guard {
     /// [`LockLost`](ErrorKind::LockLost) if the lock has expired.
     pub fn into_ticket(mut self) -> Result<LockTicket> {
         if !self.is_valid() {
-            return Err(lost(&self.holding.name));
+            return Err(lost(&self.lease.name));
         }
         self.end_lease();
         self.ended = true;
-        let Lease { name, token, fence, .. } = &*self.holding;
+        let Lease { name, token, fence, .. } = &*self.lease;
         Ok(LockTicket { lock: name.to_string(), token: *token, fence: *fence })
     }
 
     pub(super) fn lost_error(&self) -> Error {
-        lost(&self.holding.name)
+        lost(&self.lease.name)
     }
 
     fn note_lost(&self, locks: &Coordinator) {
-        if self.holding.end() {
+        if self.lease.end() {
             locks.meter.lost();
         }
     }
@@ -263,13 +263,13 @@ impl Guard {
 impl Drop for Guard {
     fn drop(&mut self) {
         let ReleaseState { may_be_held, was_valid } = self.end_lease();
-        let (locks, Lease { name, token, granted, kind, .. }) = (&self.locks, &*self.holding);
+        let (locks, Lease { name, token, granted, kind, .. }) = (&self.locks, &*self.lease);
         locks.meter.held(locks.context.clock.now().since(*granted));
         if may_be_held && !self.ended {
             if !was_valid {
                 locks.meter.lost();
             }
-            let left = self.holding.may_last();
+            let left = self.lease.may_last();
             end_in_background(&locks.context, name.clone(), *token, left, kind.ending());
         }
     }
@@ -278,7 +278,7 @@ impl Drop for Guard {
 impl fmt::Debug for Guard {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Guard")
-            .field("name", &self.holding.name)
+            .field("name", &self.lease.name)
             .field("fence", &self.fence())
             .field("remaining", &self.remaining())
             .finish_non_exhaustive()
@@ -289,31 +289,31 @@ impl fmt::Debug for Guard {
 /// lost when the guard is gone.
 #[derive(Clone)]
 pub struct LockHandle {
-    holding: Arc<Lease>,
+    lease: Arc<Lease>,
 }
 
 impl LockHandle {
     /// As [`Guard::fence`].
     #[must_use]
     pub fn fence(&self) -> Fence {
-        self.holding.fence
+        self.lease.fence
     }
 
     /// As [`Guard::remaining`].
     #[must_use]
     pub fn remaining(&self) -> Duration {
-        self.holding.remaining()
+        self.lease.remaining()
     }
 
     /// As [`Guard::is_valid`].
     #[must_use]
     pub fn is_valid(&self) -> bool {
-        self.holding.is_valid()
+        self.lease.is_valid()
     }
 
     /// As [`Guard::lost`].
     pub fn lost(&self) -> impl Future<Output = ()> + Send + use<> {
-        self.holding.lost()
+        self.lease.lost()
     }
 }
 

@@ -349,15 +349,15 @@ impl Job {
             undo.armed = false;
             return Ok(Err(began));
         };
-        let mut holding =
+        let mut lease =
             Lease::new(&locks.context.clock, lock.clone(), token, Fence::new(fence), sent, self.ttl);
-        holding.failover = self.failover;
-        if !holding.is_valid() {
+        lease.failover = self.failover;
+        if !lease.is_valid() {
             return Err(lost(&lock));
         }
         undo.armed = false;
         let keep = Some(Keep { max_hold: self.max_hold });
-        Ok(Ok((Guard::new(locks, holding, self.ttl, keep), period)))
+        Ok(Ok((Guard::new(locks, lease, self.ttl, keep), period)))
     }
 
     /// Records the end of a run. Retries while the lock is renewed.

@@ -182,14 +182,14 @@ impl Lease {
 
     /// Completes when the lease is no longer valid.
     pub(super) fn lost(self: &Arc<Self>) -> impl Future<Output = ()> + Send + use<> {
-        let holding = self.clone();
+        let lease = self.clone();
         async move {
             loop {
                 // Subscribe before checking the time. An `end` before `enable` shows in `remaining`; a later one
                 // notifies.
-                let mut ended = std::pin::pin!(holding.ended.notified());
+                let mut ended = std::pin::pin!(lease.ended.notified());
                 ended.as_mut().enable();
-                let left = holding.remaining();
+                let left = lease.remaining();
                 if left.is_zero() {
                     return;
                 }

@@ -250,7 +250,7 @@ impl Lock {
             self.check()?;
             let end = (max_wait != Duration::MAX).then(|| self.locks.context.clock.now().after(max_wait));
             match Attempt::within(&self.locks, &self.name, self.want(), end).await? {
-                AttemptOutcome::Granted(holding) => self.guard(holding).await,
+                AttemptOutcome::Granted(lease) => self.guard(lease).await,
                 AttemptOutcome::Quarantined(until) => Err(failover::quarantined(&self.name, until)),
                 _ => Err(self.held_error(max_wait).await),
             }
@@ -272,7 +272,7 @@ impl Lock {
         Call::new(self.locks.context.limits.response_timeout, &self.locks.meter.acquire, async move {
             self.check()?;
             match Attempt::once(&self.locks, &self.name, self.want()).await? {
-                AttemptOutcome::Granted(holding) => self.guard(holding).await.map(Some),
+                AttemptOutcome::Granted(lease) => self.guard(lease).await.map(Some),
                 AttemptOutcome::Quarantined(until) => Err(failover::quarantined(&self.name, until)),
                 _ => Ok(None),
             }
@@ -281,8 +281,8 @@ impl Lock {
 
     /// Makes the guard of a grant once enough replicas have acknowledged it. Otherwise the guard is dropped, which
     /// releases the lock.
-    async fn guard(&self, holding: Lease) -> Result<Guard> {
-        let guard = Guard::new(&self.locks, holding, self.ttl, self.keep);
+    async fn guard(&self, lease: Lease) -> Result<Guard> {
+        let guard = Guard::new(&self.locks, lease, self.ttl, self.keep);
         if self.failover.replicas > 0 {
             // Boxed to keep the future of locks without replicas small.
             Box::pin(guard.acknowledged(self.ttl)).await?;
@@ -365,13 +365,13 @@ impl Lock {
             let held = [(LockToken { lock, token }, self.ttl)];
             let answer = self.locks.context.coordination()?.extend(&held, Duration::MAX).await?;
             let (clock, name) = (&self.locks.context.clock, self.name.clone());
-            let mut holding = Lease::new(clock, name, token, fence, sent, self.ttl);
-            holding.failover = self.failover;
+            let mut lease = Lease::new(clock, name, token, fence, sent, self.ttl);
+            lease.failover = self.failover;
             match answer.first() {
-                Some(Some(true)) if holding.is_valid() => self.guard(holding).await,
+                Some(Some(true)) if lease.is_valid() => self.guard(lease).await,
                 Some(Some(true)) => {
                     // The reply is too late to be sure, and the server holds the lock for a guard that is not made.
-                    let left = holding.may_last();
+                    let left = lease.may_last();
                     end_in_background(&self.locks.context, self.name.clone(), token, left, Ending::Release);
                     Err(lease::lost(&self.name))
                 }

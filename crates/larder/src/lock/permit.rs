@@ -18,25 +18,25 @@ use crate::store::permit::{PermitStore, weight};
 #[must_use = "a permit that is dropped at once is given back"]
 pub struct SemaphorePermit {
     locks: Arc<Coordinator>,
-    holding: Arc<Lease>,
+    lease: Arc<Lease>,
     release_state: Option<ReleaseState>,
     ended: bool,
 }
 
 impl SemaphorePermit {
-    pub(super) fn new(locks: &Arc<Coordinator>, holding: Lease, ttl: Duration, max_hold: Duration) -> Self {
-        let holding = Arc::new(holding);
+    pub(super) fn new(locks: &Arc<Coordinator>, lease: Lease, ttl: Duration, max_hold: Duration) -> Self {
+        let lease = Arc::new(lease);
         locks.meter.granted();
-        locks.keeping.keep(&holding, ttl, max_hold);
-        Self { locks: locks.clone(), holding, release_state: None, ended: false }
+        locks.renewer.keep(&lease, ttl, max_hold);
+        Self { locks: locks.clone(), lease, release_state: None, ended: false }
     }
 
     pub(super) fn fence(&self) -> Fence {
-        self.holding.fence
+        self.lease.fence
     }
 
-    pub(super) fn holding(&self) -> &Arc<Lease> {
-        &self.holding
+    pub(super) fn lease(&self) -> &Arc<Lease> {
+        &self.lease
     }
 
     pub(super) fn end_renewals(&mut self) -> ReleaseState {
@@ -51,19 +51,19 @@ impl SemaphorePermit {
     /// Returns the number of permits that this guard holds.
     #[must_use]
     pub fn permits(&self) -> u64 {
-        weight(self.holding.token)
+        weight(self.lease.token)
     }
 
     /// As [`Guard::remaining`](super::Guard::remaining).
     #[must_use]
     pub fn remaining(&self) -> Duration {
-        self.holding.remaining()
+        self.lease.remaining()
     }
 
     /// As [`Guard::is_valid`](super::Guard::is_valid).
     #[must_use]
     pub fn is_valid(&self) -> bool {
-        self.holding.is_valid()
+        self.lease.is_valid()
     }
 
     /// As [`Guard::lost`](super::Guard::lost).
@@ -72,7 +72,7 @@ impl SemaphorePermit {
     ///
     /// The future can be dropped and requested again.
     pub fn lost(&self) -> impl Future<Output = ()> + Send + use<> {
-        self.holding.lost()
+        self.lease.lost()
     }
 
     /// Releases the permits.
@@ -87,10 +87,10 @@ impl SemaphorePermit {
     ///
     /// Dropping the future releases the permits in the background.
     pub async fn release(mut self) -> Result<ReleaseOutcome> {
-        let (locks, holding) = (self.locks.clone(), self.holding.clone());
+        let (locks, lease) = (self.locks.clone(), self.lease.clone());
         let release_state = self.end_lease();
         let answer = Call::new(locks.context.limits.response_timeout, &locks.meter.release, async {
-            locks.context.coordination()?.give_permit(&holding.name, holding.token, None).await
+            locks.context.coordination()?.give_permit(&lease.name, lease.token, None).await
         })
         .await;
         match answer {
@@ -114,8 +114,8 @@ impl SemaphorePermit {
     /// Ends the renewals and the local lease, before the permits are released.
     fn end_lease(&mut self) -> ReleaseState {
         *self.release_state.get_or_insert_with(|| {
-            self.locks.keeping.forget(self.holding.token);
-            self.holding.begin_release()
+            self.locks.renewer.forget(self.lease.token);
+            self.lease.begin_release()
         })
     }
 }
@@ -123,13 +123,13 @@ impl SemaphorePermit {
 impl Drop for SemaphorePermit {
     fn drop(&mut self) {
         let ReleaseState { may_be_held, was_valid } = self.end_lease();
-        let (locks, Lease { name, token, granted, .. }) = (&self.locks, &*self.holding);
+        let (locks, Lease { name, token, granted, .. }) = (&self.locks, &*self.lease);
         locks.meter.held(locks.context.clock.now().since(*granted));
         if !self.ended && may_be_held {
             if !was_valid {
                 locks.meter.lost();
             }
-            let left = self.holding.may_last();
+            let left = self.lease.may_last();
             end_in_background(&locks.context, name.clone(), *token, left, Ending::GivePermit(None));
         }
     }

@@ -35,7 +35,7 @@ pub(super) struct Renewer {
 }
 
 struct RenewedLease {
-    holding: Weak<Lease>,
+    lease: Weak<Lease>,
     ttl: Duration,
     end: Tick,
     /// When a renewal was last sent, whether it succeeded or not.
@@ -46,12 +46,12 @@ impl RenewedLease {
     /// Returns the lease to renew at `now`, if it needs renewal.
     fn visit(&mut self, now: Tick) -> Visit<(Arc<Lease>, Duration)> {
         let left = self.end.since(now);
-        match self.holding.upgrade().filter(|holding| left > self.ttl / 3 && holding.is_valid()) {
+        match self.lease.upgrade().filter(|lease| left > self.ttl / 3 && lease.is_valid()) {
             None => Visit::Remove,
-            Some(holding) => {
+            Some(lease) => {
                 self.asked = now;
                 // Not due again before the request has timed out: see `max_wait` in `renew`.
-                Visit::Again(now.after(self.ttl / 3), (holding, self.ttl.min(left)))
+                Visit::Again(now.after(self.ttl / 3), (lease, self.ttl.min(left)))
             }
         }
     }
@@ -63,16 +63,12 @@ impl Renewer {
     }
 
     /// Renews the lease for `ttl` repeatedly, until it is dropped or lost, or `max_hold` is nearly over.
-    pub(super) fn keep(self: &Arc<Self>, holding: &Arc<Lease>, ttl: Duration, max_hold: Duration) {
-        let granted = holding.granted;
-        let kept = RenewedLease {
-            holding: Arc::downgrade(holding),
-            ttl,
-            end: granted.after(max_hold),
-            asked: granted,
-        };
+    pub(super) fn keep(self: &Arc<Self>, lease: &Arc<Lease>, ttl: Duration, max_hold: Duration) {
+        let granted = lease.granted;
+        let kept =
+            RenewedLease { lease: Arc::downgrade(lease), ttl, end: granted.after(max_hold), asked: granted };
         let Renewals { schedule, renewer } = &self.leases;
-        schedule.insert(holding.token, granted.after(ttl / 3), kept);
+        schedule.insert(lease.token, granted.after(ttl / 3), kept);
         self.context.background.ensure(renewer, || {
             let (weak, schedule) = (Arc::downgrade(self), schedule.clone());
             let (clock, reconnects) = (self.context.clock.clone(), self.context.background_reconnects());
@@ -81,11 +77,11 @@ impl Renewer {
     }
 
     /// Releases a lease that too few replicas have. Its guard is lost at once.
-    pub(super) fn release(&self, holding: &Arc<Lease>) {
-        let Lease { name, token, kind, .. } = &**holding;
-        let left = holding.may_last();
+    pub(super) fn release(&self, lease: &Arc<Lease>) {
+        let Lease { name, token, kind, .. } = &**lease;
+        let left = lease.may_last();
         self.forget(*token);
-        if holding.end() {
+        if lease.end() {
             self.meter.lost();
             end_in_background(&self.context, name.clone(), *token, left, kind.ending());
         }
@@ -128,7 +124,7 @@ async fn run(
         let Some(renewer) = renewer.upgrade() else { return };
         while under_way.try_join_next().is_some() {}
         let mut due = renewer.due(clock.now());
-        due.sort_by_key(|(holding, ttl)| class(holding, *ttl));
+        due.sort_by_key(|(lease, ttl)| class(lease, *ttl));
         for alike in due.chunk_by(|(a, x), (b, y)| class(a, *x) == class(b, *y)) {
             under_way.spawn(renew(renewer.clone(), alike.to_vec()));
         }
@@ -147,25 +143,25 @@ pub(super) async fn reconnected(reconnects: &mut Option<watch::Receiver<u64>>) {
 
 /// The batch key of renewals: times to live within the same power of two share a request, so that a short one sets
 /// the timeout of its own batch only.
-fn class(holding: &Lease, ttl: Duration) -> (LeaseKind, u32, u32) {
-    (holding.kind, holding.failover.replicas, ttl.as_millis().max(1).ilog2())
+fn class(lease: &Lease, ttl: Duration) -> (LeaseKind, u32, u32) {
+    (lease.kind, lease.failover.replicas, ttl.as_millis().max(1).ilog2())
 }
 
 async fn renew(renewer: Arc<Renewer>, mut due: Vec<(Arc<Lease>, Duration)>) {
     let Renewer { context, meter, .. } = &*renewer;
     let sent = context.clock.now();
-    due.retain(|(holding, ttl)| holding.asks(sent, *ttl));
-    let Some(kind) = due.first().map(|(holding, _)| holding.kind) else { return };
+    due.retain(|(lease, ttl)| lease.asks(sent, *ttl));
+    let Some(kind) = due.first().map(|(lease, _)| lease.kind) else { return };
     if context.store().is_err() {
         // The `Larder` is closed, and this loop is about to end.
-        return due.iter().for_each(|(holding, _)| renewer.forget(holding.token));
+        return due.iter().for_each(|(lease, _)| renewer.forget(lease.token));
     }
     // The request times out before any of the leases is due again.
     let max_wait =
         due.iter().map(|(_, ttl)| *ttl / 4).min().unwrap_or_default().min(context.limits.response_timeout);
     let tickets: Vec<_> = due
         .iter()
-        .map(|(holding, ttl)| (LockToken { lock: holding.name.to_string(), token: holding.token }, *ttl))
+        .map(|(lease, ttl)| (LockToken { lock: lease.name.to_string(), token: lease.token }, *ttl))
         .collect();
     // If both connections replied, the lease is lost if either reply says so.
     let both = |one, other| one && other;
@@ -181,21 +177,21 @@ async fn renew(renewer: Arc<Renewer>, mut due: Vec<(Arc<Lease>, Duration)>) {
         }
     };
     let mut held = answer.unwrap_or_else(|_| vec![None; due.len()]);
-    if due.iter().any(|(holding, _)| holding.failover.replicas > 0) {
+    if due.iter().any(|(lease, _)| lease.failover.replicas > 0) {
         in_replicas(&renewer, &due, &mut held, max_wait).await;
     }
     let now = context.clock.now();
-    for ((holding, ttl), held) in due.into_iter().zip(held) {
+    for ((lease, ttl), held) in due.into_iter().zip(held) {
         match held {
-            Some(true) if holding.renewed(sent, ttl) => {}
+            Some(true) if lease.renewed(sent, ttl) => {}
             Some(held) => {
-                renewer.forget(holding.token);
-                if !held && holding.end() {
+                renewer.forget(lease.token);
+                if !held && lease.end() {
                     meter.lost();
                 }
             }
             // A failed renewal is retried soon. If all retries fail, the guard is lost at its deadline.
-            None => renewer.failed(holding.token, ttl, now),
+            None => renewer.failed(lease.token, ttl, now),
         }
     }
 }
@@ -208,16 +204,14 @@ async fn in_replicas(
     held: &mut [Option<bool>],
     max_wait: Duration,
 ) {
-    let needs = |holding: &Lease, held: Option<bool>| held == Some(true) && holding.failover.replicas > 0;
+    let needs = |lease: &Lease, held: Option<bool>| held == Some(true) && lease.failover.replicas > 0;
     let places: Vec<usize> = (0..due.len())
-        .filter(|at| {
-            due.get(*at).is_some_and(|(holding, _)| needs(holding, held.get(*at).copied().flatten()))
-        })
+        .filter(|at| due.get(*at).is_some_and(|(lease, _)| needs(lease, held.get(*at).copied().flatten())))
         .collect();
-    let asked = places.iter().filter_map(|at| due.get(*at)).map(|(holding, _)| holding);
-    let replicas = asked.clone().map(|holding| holding.failover.replicas).max().unwrap_or_default();
+    let asked = places.iter().filter_map(|at| due.get(*at)).map(|(lease, _)| lease);
+    let replicas = asked.clone().map(|lease| lease.failover.replicas).max().unwrap_or_default();
     let tickets: Vec<_> =
-        asked.map(|holding| LockToken { lock: holding.name.to_string(), token: holding.token }).collect();
+        asked.map(|lease| LockToken { lock: lease.name.to_string(), token: lease.token }).collect();
     // On the background's connections, which are driven on its thread: the callers' connections make no progress while
     // their runtimes compute.
     let answer = match renewer.context.background_coordination() {
@@ -226,10 +220,10 @@ async fn in_replicas(
     };
     let answer = answer.unwrap_or_else(|_| vec![None; places.len()]);
     for (at, enough) in places.into_iter().zip(answer) {
-        if let (Some((holding, _)), Some(held)) = (due.get(at), held.get_mut(at)) {
+        if let (Some((lease, _)), Some(held)) = (due.get(at), held.get_mut(at)) {
             *held = enough;
             if enough == Some(false) {
-                renewer.release(holding);
+                renewer.release(lease);
             }
         }
     }

@@ -359,7 +359,7 @@ impl Semaphore {
         permits: u64,
     ) -> Result<Option<SemaphorePermit>> {
         let locks = &self.locks;
-        let (held, other) = (old.holding().clone(), locks.context.tokens.of_weight(permits));
+        let (held, other) = (old.lease().clone(), locks.context.tokens.of_weight(permits));
         let sent = locks.context.clock.now();
         if !held.asks(sent, self.ttl) {
             return Ok(None);
@@ -380,13 +380,13 @@ impl Semaphore {
             return Ok(None);
         }
         old.exchanged();
-        let holding =
+        let lease =
             Lease::of_permit(&locks.context.clock, self.name.clone(), other, held.fence, sent, self.ttl);
-        if !holding.is_valid() {
+        if !lease.is_valid() {
             return Ok(None);
         }
         undo.armed = false;
-        Ok(Some(SemaphorePermit::new(&self.locks, holding, self.ttl, self.max_hold)))
+        Ok(Some(SemaphorePermit::new(&self.locks, lease, self.ttl, self.max_hold)))
     }
 
     /// Acquires permits at once (`None`), or waits for them (`Some`), until an end if there is one.
@@ -411,8 +411,8 @@ impl Semaphore {
         };
         let label = &self.label;
         match outcome {
-            AttemptOutcome::Granted(holding) => {
-                Ok(Some(SemaphorePermit::new(&self.locks, holding, self.ttl, self.max_hold)))
+            AttemptOutcome::Granted(lease) => {
+                Ok(Some(SemaphorePermit::new(&self.locks, lease, self.ttl, self.max_hold)))
             }
             AttemptOutcome::Held => Ok(None),
             AttemptOutcome::Quarantined(until) => Err(quarantined(&self.name, until)),

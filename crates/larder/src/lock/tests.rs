@@ -72,10 +72,10 @@ async fn a_guard_whose_time_is_over_here_is_not_revived_by_a_store_that_still_ho
 async fn an_answer_that_arrives_after_the_deadline_does_not_revive_it() {
     let (locks, here, _) = locks();
     let sent = locks.context.clock.now();
-    let holding = Lease::new(&locks.context.clock, "a".into(), 7, Fence::new(1), sent, SECOND);
+    let lease = Lease::new(&locks.context.clock, "a".into(), 7, Fence::new(1), sent, SECOND);
     pass(&here, SECOND);
-    assert!(!holding.renewed(locks.context.clock.now(), SECOND), "a lost lock came back");
-    assert!(!holding.is_valid());
+    assert!(!lease.renewed(locks.context.clock.now(), SECOND), "a lost lock came back");
+    assert!(!lease.is_valid());
 }
 
 #[tokio::test]
@@ -83,12 +83,12 @@ async fn a_deadline_counts_from_before_the_request_and_not_from_its_answer() {
     let (locks, here, _) = locks();
     let sent = locks.context.clock.now();
     pass(&here, SECOND / 2);
-    let holding = Lease::new(&locks.context.clock, "a".into(), 7, Fence::new(1), sent, SECOND);
-    assert_eq!(holding.remaining(), SECOND / 2 - drift(SECOND));
+    let lease = Lease::new(&locks.context.clock, "a".into(), 7, Fence::new(1), sent, SECOND);
+    assert_eq!(lease.remaining(), SECOND / 2 - drift(SECOND));
     let renewed = locks.context.clock.now();
     pass(&here, SECOND / 4);
-    assert!(holding.renewed(renewed, SECOND));
-    assert_eq!(holding.remaining(), SECOND * 3 / 4 - drift(SECOND));
+    assert!(lease.renewed(renewed, SECOND));
+    assert_eq!(lease.remaining(), SECOND * 3 / 4 - drift(SECOND));
 }
 
 #[tokio::test]
@@ -108,7 +108,7 @@ async fn a_lock_that_the_store_lost_is_lost_here_and_its_waiters_are_notified() 
 async fn a_dropped_guard_gives_its_lock_back() {
     let (locks, ..) = locks();
     let name = locks.context.keyspace.lock("a");
-    let holding = Lease::new(
+    let lease = Lease::new(
         &locks.context.clock,
         name.as_str().into(),
         7,
@@ -119,7 +119,7 @@ async fn a_dropped_guard_gives_its_lock_back() {
     let store = locks.context.coordination().unwrap();
     let granted = store.acquire(&name, 7, SECOND, WhenHeld::Return).await.unwrap();
     assert!(matches!(granted, Attempted::Granted { .. }));
-    drop(Guard::new(&locks, holding, SECOND, None));
+    drop(Guard::new(&locks, lease, SECOND, None));
     // The release runs in its own task: yield to it.
     for _ in 0..1000 {
         tokio::task::yield_now().await;
@@ -139,11 +139,11 @@ fn the_margin_is_a_hundredth_and_two_milliseconds() {
 async fn a_handle_is_lost_once_its_guard_begins_to_release() {
     let (locks, ..) = locks();
     let guard = lock(&locks).keep_alive().acquire().await.unwrap();
-    let lease = guard.handle();
+    let handle = guard.handle();
     let renewed = guard.handle();
     // Drop the release before its reply.
     drop(tokio::time::timeout(Duration::ZERO, guard.release()).await);
-    assert!(!lease.is_valid(), "a handle outlived its guard");
+    assert!(!handle.is_valid(), "a handle outlived its guard");
     renewed.lost().await;
     assert_eq!(locks.stats().lost, 0);
 }
@@ -152,14 +152,14 @@ async fn a_handle_is_lost_once_its_guard_begins_to_release() {
 async fn the_server_may_hold_a_lock_until_the_latest_end_that_it_was_asked_for() {
     let (locks, here, _) = locks();
     let sent = locks.context.clock.now();
-    let holding = Lease::new(&locks.context.clock, "a".into(), 7, Fence::new(1), sent, SECOND);
+    let lease = Lease::new(&locks.context.clock, "a".into(), 7, Fence::new(1), sent, SECOND);
     // No reply arrives.
-    assert!(holding.asks(sent, 60 * SECOND));
+    assert!(lease.asks(sent, 60 * SECOND));
     pass(&here, SECOND);
-    assert!(!holding.is_valid());
-    assert_eq!(holding.may_last(), 59 * SECOND);
-    assert!(holding.begin_release().may_be_held);
-    assert!(!holding.asks(sent, 90 * SECOND), "a lock that was released is extended");
+    assert!(!lease.is_valid());
+    assert_eq!(lease.may_last(), 59 * SECOND);
+    assert!(lease.begin_release().may_be_held);
+    assert!(!lease.asks(sent, 90 * SECOND), "a lock that was released is extended");
 }
 
 #[tokio::test]

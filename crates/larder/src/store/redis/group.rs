@@ -22,13 +22,13 @@ impl GroupStore for RedisStore {
         LockRequest { ttl, by, quarantine }: LockRequest<'_>,
         queue: WhenHeld,
     ) -> Result<Attempted> {
-        let ([held, state, line], fence, wake) =
+        let ([held, state, waiters], fence, wake) =
             (group_names(group), fence_name(group), wake_name(group, token));
         let QueueTiming { claim, live } = self.timing;
         let (token, kept, ttl) = (token_text(token), digits(ttl + FENCE_KEPT), digits(ttl));
         let (claim, live) = (digits(claim), digits(live));
         let how = if queue == WhenHeld::Enqueue { "1" } else { "0" };
-        let keys = [&*held, &state, &line, &fence, &wake];
+        let keys = [&*held, &state, &waiters, &fence, &wake];
         let arguments = [&token[..], &ttl, &kept, how, &claim, &live, by, locks].map(str::as_bytes);
         let answer = match quarantine {
             None => {
@@ -47,12 +47,12 @@ impl GroupStore for RedisStore {
 
     async fn confirm_group(&self, group: &str, token: u64, request: LockRequest<'_>) -> Result<Attempted> {
         let LockRequest { ttl, by, quarantine } = request;
-        let ([held, state, line], fence, wake) =
+        let ([held, state, waiters], fence, wake) =
             (group_names(group), fence_name(group), wake_name(group, token));
         let QueueTiming { claim, live } = self.timing;
         let (token, kept, ttl) = (token_text(token), digits(ttl + FENCE_KEPT), digits(ttl));
         let (claim, live) = (digits(claim), digits(live));
-        let keys = [&*held, &state, &line, &fence, &wake];
+        let keys = [&*held, &state, &waiters, &fence, &wake];
         let arguments = [&token[..], &ttl, &kept, &claim, &live, by].map(str::as_bytes);
         let answer = match quarantine {
             None => {
@@ -77,17 +77,17 @@ impl GroupStore for RedisStore {
         max_wait: Duration,
     ) -> Result<Vec<Option<bool>>> {
         let keys_of = |group: &str| {
-            let [held, state, line] = group_names(group);
-            vec![held, state, line, fence_name(group)]
+            let [held, state, queue] = group_names(group);
+            vec![held, state, queue, fence_name(group)]
         };
         self.renew_by(&script::RENEW_GROUPS, keys_of, held, max_wait).await
     }
 
     async fn give_group(&self, group: &str, token: u64, remembered: Option<Duration>) -> Result<bool> {
-        let ([held, state, line], wake) = (group_names(group), wake_name(group, token));
+        let ([held, state, queue], wake) = (group_names(group), wake_name(group, token));
         let QueueTiming { claim, live } = self.timing;
         let remembered = remembered.map_or_else(|| "0".to_owned(), millis);
-        let keys = [&*held, &state, &line, &wake];
+        let keys = [&*held, &state, &queue, &wake];
         let (token, claim, live) = (version_text(token), millis(claim), millis(live));
         let arguments = [&token, &remembered, &claim, &live].map(|text| text.as_bytes());
         let script = &self.ordered.give_group;
@@ -95,9 +95,9 @@ impl GroupStore for RedisStore {
     }
 
     async fn group_holder(&self, group: &str, name: &str) -> Result<Option<HeldBy>> {
-        let [held, state, line] = group_names(group);
+        let [held, state, queue] = group_names(group);
         let live = digits(self.timing.live);
-        let (keys, arguments) = ([&*held, &state, &line], [name.as_bytes(), live.as_bytes()]);
+        let (keys, arguments) = ([&*held, &state, &queue], [name.as_bytes(), live.as_bytes()]);
         let script = &script::GROUP_HOLDER;
         held_by(&array(self.network.run_script(group, script, &keys, &arguments, Replay::Safe).await?)?)
     }

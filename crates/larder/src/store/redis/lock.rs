@@ -258,10 +258,10 @@ impl LockStore for RedisStore {
         LockRequest { ttl, by, quarantine }: LockRequest<'_>,
         queue: WhenHeld,
     ) -> Result<Attempted> {
-        let (fence, line, wake) = (fence_name(lock), queue_name(lock), wake_name(lock, token));
+        let (fence, waiters, wake) = (fence_name(lock), queue_name(lock), wake_name(lock, token));
         let (token, kept, ttl) = (token_text(token), digits(ttl + FENCE_KEPT), digits(ttl));
         let how = self.paced(if queue == WhenHeld::Enqueue { "1 " } else { "0 " });
-        let names = [lock, &fence, &line, &wake];
+        let names = [lock, &fence, &waiters, &wake];
         let arguments = [token.as_bytes(), ttl.as_bytes(), kept.as_bytes(), how.as_bytes(), by.as_bytes()];
         if let Some(longest) = quarantine {
             let (origin, longest) = (origin_name(lock), digits(longest));
@@ -274,10 +274,10 @@ impl LockStore for RedisStore {
 
     async fn confirm_as(&self, lock: &str, token: u64, request: LockRequest<'_>) -> Result<Attempted> {
         let LockRequest { ttl, by, quarantine } = request;
-        let (fence, line, wake) = (fence_name(lock), queue_name(lock), wake_name(lock, token));
+        let (fence, waiters, wake) = (fence_name(lock), queue_name(lock), wake_name(lock, token));
         let (token, kept, ttl) = (token_text(token), digits(ttl + FENCE_KEPT), digits(ttl));
         let (claim, live) = (digits(self.timing.claim), digits(self.timing.live));
-        let names = [lock, &fence, &line, &wake];
+        let names = [lock, &fence, &waiters, &wake];
         let arguments = [&token[..], &ttl, &kept, &claim, &live, by].map(str::as_bytes);
         let answer = match quarantine {
             None => self.network.run_script(lock, &script::CONFIRM, &names, &arguments, Replay::Safe).await?,
@@ -308,9 +308,15 @@ impl LockStore for RedisStore {
         let keys_of_lock = |lock: &str| vec![Name::from(lock), queue_name(lock), seen_name(lock)];
         let keys_of_semaphore = |semaphore: &str| semaphore_names(semaphore).to_vec();
         let (of_locks, of_semaphores, of_groups) = tokio::join!(
-            self.heartbeat_at(waiting, &locks, &script::STAND_BY, keys_of_lock, max_wait),
-            self.heartbeat_at(waiting, &semaphores, &script::STAND_BY_PERMITS, keys_of_semaphore, max_wait),
-            self.heartbeat_at(waiting, &groups, &script::STAND_BY_GROUPS, keys_of_group, max_wait),
+            self.heartbeat_at(waiting, &locks, &script::HEARTBEAT, keys_of_lock, max_wait),
+            self.heartbeat_at(
+                waiting,
+                &semaphores,
+                &script::HEARTBEAT_OF_PERMITS,
+                keys_of_semaphore,
+                max_wait
+            ),
+            self.heartbeat_at(waiting, &groups, &script::HEARTBEAT_OF_GROUPS, keys_of_group, max_wait),
         );
         let parts = [locks.as_slice(), &semaphores, &groups];
         let asked =
@@ -320,10 +326,10 @@ impl LockStore for RedisStore {
     }
 
     async fn give_up(&self, lock: &str, token: u64, remembered: Duration) -> Result<bool> {
-        let (line, seen, wake) = (queue_name(lock), seen_name(lock), wake_name(lock, token));
+        let (queue, seen, wake) = (queue_name(lock), seen_name(lock), wake_name(lock, token));
         let [claim, live] = self.timing();
         let (token, remembered) = (version_text(token), millis(remembered));
-        let names = [lock, &line, &seen, &wake];
+        let names = [lock, &queue, &seen, &wake];
         let arguments = [token.as_bytes(), claim.as_bytes(), live.as_bytes(), remembered.as_bytes()];
         let script = &self.ordered.give_up;
         flag(&self.network.run_in_order(lock, script, &names, &arguments, Replay::Safe).await?)
@@ -343,9 +349,9 @@ impl LockStore for RedisStore {
     }
 
     async fn release(&self, lock: &str, token: u64) -> Result<bool> {
-        let line = queue_name(lock);
+        let queue = queue_name(lock);
         let (token, how) = (token_text(token), self.paced(""));
-        let names = [lock, &line];
+        let names = [lock, &queue];
         let arguments = [token.as_bytes(), how.as_bytes()];
         let script = &self.ordered.release;
         flag(&self.network.run_in_order(lock, script, &names, &arguments, Replay::Never).await?)
@@ -363,16 +369,16 @@ impl LockStore for RedisStore {
     }
 
     async fn holder(&self, lock: &str) -> Result<Option<HeldBy>> {
-        let (fence, line) = (fence_name(lock), queue_name(lock));
-        let names = [lock, &fence, &line];
+        let (fence, queue) = (fence_name(lock), queue_name(lock));
+        let names = [lock, &fence, &queue];
         let answer = self.network.run_script(lock, &script::HOLDER, &names, &[], Replay::Safe).await?;
         held_by(&array(answer)?)
     }
 
     async fn break_if(&self, lock: &str, fence: u64) -> Result<bool> {
-        let (last, line, seen) = (fence_name(lock), queue_name(lock), seen_name(lock));
+        let (last, queue, seen) = (fence_name(lock), queue_name(lock), seen_name(lock));
         let (fence, [claim, live]) = (fence.to_string(), self.timing());
-        let names = [lock, &last, &line, &seen];
+        let names = [lock, &last, &queue, &seen];
         let arguments = [fence.as_bytes(), claim.as_bytes(), live.as_bytes()];
         flag(&self.network.run_script(lock, &script::BREAK_IF, &names, &arguments, Replay::Never).await?)
     }

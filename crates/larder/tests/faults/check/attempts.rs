@@ -24,7 +24,7 @@ impl Attempts {
     pub(super) fn of(case: &Case<'_>) -> Self {
         let mut all: BTreeMap<(u64, u32, u64), Tried> = BTreeMap::new();
         let new =
-            |process, number, asked| Attempt { process, number, asked, in_line: None, end: Ending::Unknown };
+            |process, number, asked| Attempt { process, number, asked, queued: None, end: Ending::Unknown };
         for note in case.of("asked") {
             let [thing, number, asked, weight, ..] = note.numbers;
             let attempt = new(note.process, number, asked);
@@ -47,8 +47,8 @@ impl Attempts {
                 }
             }
         };
-        each("in_line", &|tried, numbers| {
-            tried.attempt.in_line.get_or_insert(numbers[2]);
+        each("queued", &|tried, numbers| {
+            tried.attempt.queued.get_or_insert(numbers[2]);
         });
         each("gave_up", &|tried, numbers| tried.attempt.end = Ending::GaveUp { at: numbers[2] });
         each("granted", &|tried, numbers| {

@@ -53,7 +53,7 @@ fn after_kill(case: &Case<'_>, verdict: &mut Verdict, lead: &Tried, next: &Tried
     let (killed, Some(at)) = (kill.numbers[0], granted_at(next)) else { return };
     // It led when it was killed: its leadership was noted a moment before, and it had not begun to resign.
     let led = lead.parting.is_none() && lead.held.is_some_and(|(_, until)| until + 20_000_000 > killed);
-    let waits = next.attempt.in_line.is_some_and(|since| since < killed) && next.attempt.process != process;
+    let waits = next.attempt.queued.is_some_and(|since| since < killed) && next.attempt.process != process;
     let until = at.min(killed + nanos(TTL + LATE));
     let others = case.of("ready").iter().filter(|note| note.process != process && note.numbers[0] < until);
     let since = killed.saturating_sub(BEFORE);
@@ -81,7 +81,7 @@ fn after_kill(case: &Case<'_>, verdict: &mut Verdict, lead: &Tried, next: &Tried
 /// The time from a call of `resign` until the next candidate in the queue knows that it leads.
 fn after_resign(case: &Case<'_>, verdict: &mut Verdict, lead: &Tried, next: &Tried) {
     let (Some((resigned, true)), Some(at)) = (lead.parting, granted_at(next)) else { return };
-    let waits = next.attempt.in_line.is_some_and(|since| since < resigned);
+    let waits = next.attempt.queued.is_some_and(|since| since < resigned);
     let calm = [lead, next].iter().all(|tried| case.calm.holds(tried.attempt.process, resigned, at));
     if waits && calm && at > resigned && measured(case).touch(resigned, at) {
         verdict.time("elections: handover after resign", at - resigned);

@@ -160,7 +160,7 @@ pub(crate) fn judge(notes: &Notes) -> Verdict {
         clock: (clock[0], clock[1]),
         end: notes.of("end")[0].numbers[0],
     };
-    let mut verdict = Verdict { queued: notes.of("in_line").len(), ..Verdict::default() };
+    let mut verdict = Verdict { queued: notes.of("queued").len(), ..Verdict::default() };
     cache::judge(&case, &mut verdict);
     holds::judge(&case, &mut verdict);
     elections::judge(&case, &mut verdict);

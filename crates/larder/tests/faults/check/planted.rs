@@ -46,7 +46,7 @@ const PLANTED: [(&str, &[&str]); 33] = [
         "L4: first come, first served",
         &[
             "asked 1 0 1 1000m 1",
-            "in_line 1 0 1 1010m",
+            "queued 1 0 1 1010m",
             "granted 1 0 1 102 2000m",
             "asked 2 0 1 1100m 1",
             "granted 2 0 1 101 1500m",
@@ -109,7 +109,7 @@ const PLANTED: [(&str, &[&str]); 33] = [
             "killed 1 5004m",
             "struck 1 5003m 900000m",
             "asked 2 30 1 2000m 1",
-            "in_line 2 30 1 2020m",
+            "queued 2 30 1 2020m",
             "granted 2 30 1 101 6300m",
             "held 2 30 1 6300m",
         ],
@@ -157,7 +157,7 @@ const PLANTED: [(&str, &[&str]); 33] = [
         "semaphores: first come, first served",
         &[
             "asked 1 10 1 1000m 1",
-            "in_line 1 10 1 1010m",
+            "queued 1 10 1 1010m",
             "granted 1 10 1 0 3000m",
             "asked 2 10 1 1100m 1",
             "granted 2 10 1 0 1500m",
@@ -191,7 +191,7 @@ const PLANTED: [(&str, &[&str]); 33] = [
         "rw: no writer is overtaken by later readers",
         &[
             "asked 1 20 1 1000m 65535",
-            "in_line 1 20 1 1010m",
+            "queued 1 20 1 1010m",
             "granted 1 20 1 100 3000m",
             "held 1 20 1 3000m",
             "asked 2 20 1 1100m 1",
@@ -203,7 +203,7 @@ const PLANTED: [(&str, &[&str]); 33] = [
         "rw: no reader is overtaken by later writers",
         &[
             "asked 1 20 1 1000m 1",
-            "in_line 1 20 1 1010m",
+            "queued 1 20 1 1010m",
             "granted 1 20 1 0 3000m",
             "held 1 20 1 3000m",
             "asked 2 20 1 1100m 65535",
@@ -239,7 +239,7 @@ const PLANTED: [(&str, &[&str]); 33] = [
         "groups: first come, first served",
         &[
             "asked 1 60 1 1000m 3",
-            "in_line 1 60 1 1010m",
+            "queued 1 60 1 1010m",
             "granted 1 60 1 102 2000m",
             "asked 2 60 1 1100m 2",
             "granted 2 60 1 101 1500m",

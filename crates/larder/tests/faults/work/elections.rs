@@ -8,7 +8,7 @@ use rand::rngs::StdRng;
 use tokio::task::JoinSet;
 
 use super::Scene;
-use super::holding::{Thing, attempt, hold, part, patience, rest};
+use super::holding::{Thing, attempt, hold, max_wait, part, rest};
 
 pub(crate) const TTL: Duration = Duration::from_millis(500);
 pub(crate) const THINGS: std::ops::Range<u64> = 30..34;
@@ -24,8 +24,8 @@ async fn campaign(scene: Arc<Scene>, number: u64, mut rng: StdRng) {
     let election = scene.larder.election(format!("role-{number}")).ttl(TTL);
     let thing = Thing { number, weight: 1 };
     while scene.goes_on() {
-        let (patience, limit) = patience(&mut rng);
-        let limit = limit.min(2 * patience);
+        let (max_wait, limit) = max_wait(&mut rng);
+        let limit = limit.min(2 * max_wait);
         let Some((number, lead)) = attempt(&scene, thing, limit, limit, election.campaign()).await else {
             rest(&mut rng).await;
             continue;

@@ -9,7 +9,7 @@ use rand::rngs::StdRng;
 use tokio::task::JoinSet;
 
 use super::Scene;
-use super::holding::{Thing, attempt, hold, part, patience, rest, span};
+use super::holding::{Thing, attempt, hold, max_wait, part, rest, span};
 
 const TTL: Duration = Duration::from_millis(400);
 /// Tasks of a process; more if only groups are used.
@@ -39,11 +39,11 @@ async fn contend(scene: Arc<Scene>, mut rng: StdRng) {
         }
         let names = LOCKS.iter().enumerate().filter(|(bit, _)| set >> bit & 1 == 1).map(|(_, name)| *name);
         let thing = Thing { number: THING, weight: set };
-        let (short, limit) = patience(&mut rng);
-        let patience = if rng.random_bool(0.1) { short } else { PATIENCE };
+        let (short, limit) = max_wait(&mut rng);
+        let max_wait = if rng.random_bool(0.1) { short } else { PATIENCE };
         let locks = group.locks(names).ttl(TTL);
-        let call = locks.acquire_within(patience).into_future();
-        if let Some((number, guard)) = attempt(&scene, thing, patience, limit, call).await {
+        let call = locks.acquire_within(max_wait).into_future();
+        if let Some((number, guard)) = attempt(&scene, thing, max_wait, limit, call).await {
             // Rarely for longer than the time to live: the others wait for it, and for each other.
             let span = if rng.random_bool(0.05) { span(&mut rng) } else { Duration::ZERO };
             hold(&scene, thing, number, &guard, span).await;

@@ -84,16 +84,16 @@ impl tracing::Subscriber for Ear {
 
     fn event(&self, _: &tracing::Event<'_>) {
         let _ = ATTEMPT.try_with(|(thing, number)| {
-            self.0.note("in_line", &[*thing, *number, self.0.now()]).unwrap();
+            self.0.note("queued", &[*thing, *number, self.0.now()]).unwrap();
         });
     }
 }
 
-/// Makes an attempt that waits for `patience`, and drops it after `limit`. Notes its outcome.
+/// Makes an attempt that waits for `max_wait`, and drops it after `limit`. Notes its outcome.
 pub(crate) async fn attempt<H: Holding>(
     scene: &Scene,
     thing: Thing,
-    patience: Duration,
+    max_wait: Duration,
     limit: Duration,
     call: impl Future<Output = Result<H>>,
 ) -> Option<(u64, H)> {
@@ -114,7 +114,7 @@ pub(crate) async fn attempt<H: Holding>(
         }
         // The wait began after the attempt was noted. The two clocks may differ a little.
         Some(Err(error)) if error.kind() == larder::ErrorKind::LockHeld => {
-            let waited = patience.saturating_sub(Duration::from_millis(5));
+            let waited = max_wait.saturating_sub(Duration::from_millis(5));
             gave_up(asked + u64::try_from(waited.as_nanos()).unwrap_or(0));
         }
         // The time at which the call failed is not known.
@@ -165,7 +165,7 @@ pub(crate) fn span(rng: &mut StdRng) -> Duration {
 }
 
 /// Draws how long an attempt waits, and when it is dropped.
-pub(crate) fn patience(rng: &mut StdRng) -> (Duration, Duration) {
+pub(crate) fn max_wait(rng: &mut StdRng) -> (Duration, Duration) {
     let cancelled = Duration::from_micros(rng.random_range(100..200_000));
     let limit = if rng.random_bool(0.2) { cancelled } else { crate::fleet::LIMIT };
     (Duration::from_millis(rng.random_range(1..2000)), limit)

@@ -8,7 +8,7 @@ use rand::rngs::StdRng;
 use tokio::task::JoinSet;
 
 use super::Scene;
-use super::holding::{Thing, attempt, hold, part, patience, rest, span};
+use super::holding::{Thing, attempt, hold, max_wait, part, rest, span};
 
 const TTL: Duration = Duration::from_millis(300);
 const TASKS: usize = 4;
@@ -29,9 +29,9 @@ async fn contend(scene: Arc<Scene>, mut rng: StdRng) {
         let lock = if thing.number == QUARANTINED && scene.fails_over { lock.quarantine(TTL) } else { lock };
         let kept = rng.random_bool(0.5);
         let lock = if kept { lock.keep_alive() } else { lock };
-        let (patience, limit) = patience(&mut rng);
-        let call = lock.acquire_within(patience);
-        let Some((number, guard)) = attempt(&scene, thing, patience, limit, call.into_future()).await else {
+        let (max_wait, limit) = max_wait(&mut rng);
+        let call = lock.acquire_within(max_wait);
+        let Some((number, guard)) = attempt(&scene, thing, max_wait, limit, call.into_future()).await else {
             rest(&mut rng).await;
             continue;
         };

@@ -8,7 +8,7 @@ use rand::rngs::StdRng;
 use tokio::task::JoinSet;
 
 use super::Scene;
-use super::holding::{Thing, attempt, hold, part, patience, rest, span};
+use super::holding::{Thing, attempt, hold, max_wait, part, rest, span};
 
 const TTL: Duration = Duration::from_millis(400);
 /// Tasks of a process, each of which writes now and then.
@@ -39,18 +39,18 @@ pub(crate) fn start(scene: &Arc<Scene>, tasks: &mut JoinSet<()>, draw: &mut impl
 async fn contend(scene: Arc<Scene>, writes: f64, mut rng: StdRng) {
     let lock = scene.larder.rw_lock("catalogue").ttl(TTL);
     while scene.goes_on() {
-        let (patience, limit) = patience(&mut rng);
+        let (max_wait, limit) = max_wait(&mut rng);
         if rng.random_bool(writes) {
             let thing = Thing { number: THING, weight: ALL };
-            let call = lock.write_within(patience).into_future();
-            if let Some((number, guard)) = attempt(&scene, thing, patience, limit, call).await {
+            let call = lock.write_within(max_wait).into_future();
+            if let Some((number, guard)) = attempt(&scene, thing, max_wait, limit, call).await {
                 hold(&scene, thing, number, &guard, span(&mut rng)).await;
                 part(&scene, thing, number, guard, &mut rng).await;
             }
         } else {
             let thing = Thing { number: THING, weight: 1 };
-            let call = lock.read_within(patience).into_future();
-            if let Some((number, guard)) = attempt(&scene, thing, patience, limit, call).await {
+            let call = lock.read_within(max_wait).into_future();
+            if let Some((number, guard)) = attempt(&scene, thing, max_wait, limit, call).await {
                 hold(&scene, thing, number, &guard, 2 * span(&mut rng)).await;
                 part(&scene, thing, number, guard, &mut rng).await;
             }

@@ -8,7 +8,7 @@ use rand::rngs::StdRng;
 use tokio::task::JoinSet;
 
 use super::Scene;
-use super::holding::{Thing, attempt, hold, part, patience, rest, span};
+use super::holding::{Thing, attempt, hold, max_wait, part, rest, span};
 
 const TTL: Duration = Duration::from_millis(400);
 const TASKS: usize = 4;
@@ -26,9 +26,9 @@ async fn contend(scene: Arc<Scene>, mut rng: StdRng) {
     while scene.goes_on() {
         let weight = if rng.random_bool(0.7) { 1 } else { rng.random_range(2..=PERMITS) };
         let thing = Thing { number: THING, weight };
-        let (patience, limit) = patience(&mut rng);
-        let call = semaphore.acquire_many_within(weight, patience);
-        let Some((number, permit)) = attempt(&scene, thing, patience, limit, call.into_future()).await else {
+        let (max_wait, limit) = max_wait(&mut rng);
+        let call = semaphore.acquire_many_within(weight, max_wait);
+        let Some((number, permit)) = attempt(&scene, thing, max_wait, limit, call.into_future()).await else {
             rest(&mut rng).await;
             continue;
         };

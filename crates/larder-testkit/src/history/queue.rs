@@ -32,7 +32,7 @@ pub struct Attempt {
     /// A time before it was made, in nanoseconds of the monotonic clock.
     pub asked: u64,
     /// A time after its process first learned that it is queued.
-    pub in_line: Option<u64>,
+    pub queued: Option<u64>,
     /// How it ended.
     pub end: Ending,
 }
@@ -97,7 +97,7 @@ pub fn first_come_first_served(attempts: &[Attempt], calm: &Calm) -> Result<usiz
     granted.sort_by_key(|(_, _, attempt)| attempt.asked);
     let (mut judged, mut overtaken) = (0, Vec::new());
     for waiter in attempts {
-        let Some(since) = waiter.in_line else { continue };
+        let Some(since) = waiter.queued else { continue };
         let (own, ended) = match waiter.end {
             Ending::Granted { fence, at } => (fence, at),
             Ending::GaveUp { at } => (u64::MAX, at),
@@ -138,7 +138,7 @@ pub fn served_in_order(
     grants.sort_by_key(|(_, attempt)| attempt.asked);
     let (mut judged, mut overtaken) = (0, Vec::new());
     for waiter in waiters {
-        let (Some(since), Some(ended)) = (waiter.in_line, waiter.end.waited_until()) else { continue };
+        let (Some(since), Some(ended)) = (waiter.queued, waiter.end.waited_until()) else { continue };
         let last = ended.saturating_sub(slack).min(calm.until(waiter.process, since));
         let first = grants.partition_point(|(_, other)| other.asked < since);
         for (at, by) in grants.iter().skip(first).take_while(|(_, other)| other.asked <= last) {
@@ -158,13 +158,13 @@ mod tests {
     use super::super::Fault;
     use super::*;
 
-    fn granted(process: u32, asked: u64, in_line: u64, fence: u64, at: u64) -> Attempt {
+    fn granted(process: u32, asked: u64, queued: u64, fence: u64, at: u64) -> Attempt {
         let end = Ending::Granted { fence, at };
-        Attempt { process, number: asked, asked, in_line: Some(in_line), end }
+        Attempt { process, number: asked, asked, queued: Some(queued), end }
     }
 
-    fn gave_up(process: u32, asked: u64, in_line: u64, at: u64) -> Attempt {
-        Attempt { end: Ending::GaveUp { at }, ..granted(process, asked, in_line, 0, 0) }
+    fn gave_up(process: u32, asked: u64, queued: u64, at: u64) -> Attempt {
+        Attempt { end: Ending::GaveUp { at }, ..granted(process, asked, queued, 0, 0) }
     }
 
     fn fault(process: Option<u32>, from: u64, until: u64) -> Fault {
@@ -178,17 +178,17 @@ mod tests {
     }
 
     #[test]
-    fn who_came_later_and_is_served_before_a_live_waiter_has_overtaken_it() {
+    fn a_later_attempt_that_is_served_before_a_live_waiter_has_overtaken_it() {
         let (waiter, by) = (granted(1, 0, 10, 2, 60), granted(2, 11, 20, 1, 50));
         let found = first_come_first_served(&[waiter, by], &Calm::of(&[]));
         assert_eq!(found, Err(vec![Overtaken { waiter, by }]));
         // So has an attempt that was never queued.
-        let by = Attempt { in_line: None, ..by };
+        let by = Attempt { queued: None, ..by };
         assert!(first_come_first_served(&[by, waiter], &Calm::of(&[])).is_err());
     }
 
     #[test]
-    fn a_waiter_that_is_never_served_is_overtaken_by_who_is_served_while_it_waits() {
+    fn a_waiter_that_is_never_served_is_overtaken_by_attempts_served_while_it_waits() {
         let by = granted(2, 11, 20, 1, 50);
         assert!(first_come_first_served(&[gave_up(1, 0, 10, 55), by], &Calm::of(&[])).is_err());
         assert_eq!(
@@ -209,7 +209,7 @@ mod tests {
     }
 
     #[test]
-    fn who_is_struck_by_a_fault_may_be_overtaken_from_then_on_and_nobody_else() {
+    fn only_an_attempt_that_a_fault_concerns_may_be_overtaken_from_then_on() {
         let history = [granted(1, 0, 10, 2, 60), granted(2, 11, 20, 1, 50)];
         for excused in [
             fault(Some(1), 40, 45),
@@ -229,7 +229,7 @@ mod tests {
     }
 
     #[test]
-    fn who_is_passed_over_for_longer_than_the_slack_is_found_though_several_hold() {
+    fn an_attempt_passed_over_for_longer_than_the_slack_is_found_though_several_hold() {
         let calm = Calm::of(&[]);
         let (waiter, by) = (granted(1, 0, 10, 0, 60), granted(2, 11, 20, 0, 50));
         assert_eq!(served_in_order(&[waiter], &[by], &calm, 9).1, [Overtaken { waiter, by }]);
@@ -247,7 +247,7 @@ mod tests {
     /// As the module's head says it.
     fn by_definition(attempts: &[Attempt], faults: &[Fault]) -> usize {
         let overtakes = |waiter: &Attempt, by: &Attempt| {
-            let (Some(since), Ending::Granted { fence, at }) = (waiter.in_line, by.end) else { return false };
+            let (Some(since), Ending::Granted { fence, at }) = (waiter.queued, by.end) else { return false };
             let struck = |fault: &Fault| {
                 fault.process.is_none_or(|it| it == waiter.process) && fault.until >= since && fault.from < at
             };
@@ -268,14 +268,14 @@ mod tests {
             1 => Just(Ending::Unknown),
         ];
         (1..4u32, 0..30u64, prop::option::of(0..8u64), end).prop_map(|(process, asked, line, end)| {
-            let in_line = line.map(|line| asked + line);
-            let from = in_line.unwrap_or(asked);
+            let queued = line.map(|line| asked + line);
+            let from = queued.unwrap_or(asked);
             let end = match end {
                 Ending::Granted { fence, at } => Ending::Granted { fence, at: from + at },
                 Ending::GaveUp { at } => Ending::GaveUp { at: from + at },
                 Ending::Unknown => Ending::Unknown,
             };
-            Attempt { process, number: asked, asked, in_line, end }
+            Attempt { process, number: asked, asked, queued, end }
         })
     }
 
