@@ -231,7 +231,7 @@ fn a_command_is_dead_before_the_lock_of_a_silent_server_expires() {
 }
 
 #[test]
-fn a_command_is_dead_before_its_lock_expires_even_if_nobody_reads_the_messages() {
+fn a_command_is_dead_before_its_lock_expires_even_if_its_messages_are_not_read() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("pid");
     let server = Server::builder().tcp().start();

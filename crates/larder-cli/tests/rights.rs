@@ -90,7 +90,7 @@ fn run_as(url: &str, user: &str, arguments: &[&str]) -> Ran {
 }
 
 #[test]
-fn a_user_that_lacks_one_right_is_told_which_and_nothing_else_breaks() {
+fn a_user_that_lacks_one_right_learns_which_and_nothing_else_breaks() {
     let server = Server::builder().tcp().start();
     let (names, rights) = words(&server);
     assert!(rights.len() > 35, "{rights:?}");

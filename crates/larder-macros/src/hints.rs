@@ -66,7 +66,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_slip_of_the_pen_is_told_from_another_word() {
+    fn a_misspelt_option_is_recognised_and_another_word_is_not() {
         assert_eq!(distance("tags_of", "tags_of"), 0);
         assert_eq!(distance("tagsof", "tags_of"), 1);
         assert_eq!(distance("chace", "cache"), 2);

@@ -202,7 +202,7 @@ fn the_example_of_cache_aside_asks_the_database_as_rarely_as_it_says() {
 }
 
 #[test]
-fn a_late_holder_is_told_and_the_database_refuses_it() {
+fn a_late_holder_learns_it_and_the_database_refuses_it() {
     let server = Server::builder().tcp().start();
     for url in ["memory:", &server.url()] {
         says(

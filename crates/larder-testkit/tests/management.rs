@@ -75,7 +75,7 @@ fn what_was_written_survives_a_stop_and_a_kill() {
 }
 
 #[test]
-fn a_pid_file_that_names_another_process_harms_nobody() {
+fn a_pid_file_that_names_another_process_does_no_harm() {
     let rig = Rig::new();
     let mut bystander = Command::new("cat").stdin(Stdio::piped()).stdout(Stdio::null()).spawn().unwrap();
     fs::create_dir_all(rig.folder("cache")).unwrap();
@@ -191,7 +191,7 @@ fn cli_passes_its_arguments_through_and_reads_commands_from_a_pipe() {
 }
 
 #[test]
-fn a_password_is_asked_of_everybody_and_shown_to_nobody() {
+fn a_password_is_required_of_every_client_and_shown_to_none() {
     let secret = "s3cret \"\\ $HOME 'x";
     let rig = Rig::new().with_password(secret);
     rig.run(&["start"]).exits(0).says("redis://:$REDIS_PASSWORD@127.0.0.1:");
@@ -231,7 +231,7 @@ fn a_password_for_a_server_that_has_none_is_pointed_out() {
 }
 
 #[test]
-fn flush_counts_the_keys_and_deletes_none_unless_somebody_says_yes() {
+fn flush_counts_the_keys_and_deletes_none_without_a_yes() {
     let rig = Rig::started();
     rig.run(&["cli", "MSET", "a", "1", "b", "2"]).exits(0);
     rig.run(&["cli", "-n", "3", "SET", "c", "3"]).exits(0);

@@ -67,7 +67,7 @@ fn a_killed_test_process_leaves_no_server_behind() {
 }
 
 #[test]
-fn a_server_on_tcp_with_a_password_admits_those_who_know_it() {
+fn a_server_on_tcp_with_a_password_admits_clients_that_know_it() {
     let server = Server::builder().tcp().password("s3cret/@ \"\\").arg("maxmemory", "10mb").start();
     let addr = server.addr().unwrap();
     assert_eq!(server.url(), format!("redis://:s3cret%2F%40%20%22%5C@{addr}"));
@@ -118,7 +118,7 @@ fn the_testkits_connection_survives_being_killed() {
 }
 
 #[test]
-fn a_server_with_tls_answers_those_who_trust_its_authority() {
+fn a_server_with_tls_answers_clients_that_trust_its_authority() {
     let server = Server::builder().tls().password("pw").start();
     let root_cert = Some(server.ca_pem().as_bytes().to_vec());
     let port = server.addr().unwrap().port();

@@ -24,7 +24,7 @@ fn patiently(service: &Service, path: &str, client: &str, times: usize) -> Vec<A
 }
 
 #[test]
-fn clients_are_limited_each_by_itself_and_told_so() {
+fn clients_are_limited_each_by_itself_and_learn_it() {
     let service = Service::start(&[("TRUSTED_PROXIES", "127.0.0.0/8"), ("PER_MINUTE", "12")]);
     let answers = patiently(&service, "/products/7", "192.0.2.1", 12);
     assert!(answers.iter().all(|answer| answer.status() == 200), "{:?}", answers.last().unwrap().head);

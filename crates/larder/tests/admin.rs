@@ -289,7 +289,7 @@ async fn an_entry_is_set_by_hand_as_its_program_would_have_set_it() {
 }
 
 #[tokio::test]
-async fn an_explanation_says_why_an_entry_is_not_served_and_who_loads_it() {
+async fn an_explanation_says_why_an_entry_is_not_served_and_which_process_loads_it() {
     for url in ["memory:".to_owned(), server().url()] {
         let larder = patient().url(&url).namespace(namespace()).presence("web-3").connect().await.unwrap();
         let admin = larder.admin();

@@ -259,7 +259,7 @@ async fn falls_silent(what: &'static str, fault: impl Fn(&Proxy)) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_connection_that_falls_silent_is_believed_no_longer_than_the_bound() {
+async fn near_copies_outlive_a_silent_connection_by_no_more_than_the_bound() {
     tokio::join!(
         falls_silent("half-open, tracked connection", |proxy| {
             proxy.only_tracked().silence(Direction::ToClient);

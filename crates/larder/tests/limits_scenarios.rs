@@ -256,7 +256,7 @@ async fn a_cost_of_the_whole_burst_passes_when_it_was_said_to_and_one_above_it_i
 
 /// animir/node-rate-limiter-flexible#231: spans that no timer holds end at once there.
 #[tokio::test]
-async fn the_longest_block_and_endless_patience_are_no_shorter_than_they_say() {
+async fn the_longest_block_and_an_endless_max_wait_are_no_shorter_than_they_say() {
     for (store, larder) in each_store().await {
         let year = Duration::from_secs(366 * 24 * 3600);
         let limiter = larder.rate_limiter("api", Quota::per_second(1)).unwrap();
@@ -278,7 +278,7 @@ async fn the_longest_block_and_endless_patience_are_no_shorter_than_they_say() {
 
 /// resilience4j#2194, #2336: a caller that cannot wait so long waited all the same, behind others.
 #[tokio::test]
-async fn a_caller_without_patience_does_not_wait_behind_those_that_have_it() {
+async fn a_caller_without_max_wait_does_not_wait_behind_those_that_have_one() {
     for (store, larder) in each_store().await {
         let hour = Duration::from_secs(3600);
         let limiter = larder.rate_limiter("api", Quota::new(1, hour)).unwrap();

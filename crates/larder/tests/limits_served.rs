@@ -123,8 +123,8 @@ async fn behind_hyper_requests_are_limited_by_address_and_connections_live_on() 
             for left in [1, 0] {
                 let answer = connection.post("/", None, &body).await;
                 assert_eq!((answer.status(), answer.body()), (StatusCode::OK, &body), "{store} {version}");
-                let told = format!("\"http{version}\";r={left};t=3600");
-                assert_eq!(field(&answer, "ratelimit"), Some(told.as_str()));
+                let expected = format!("\"http{version}\";r={left};t=3600");
+                assert_eq!(field(&answer, "ratelimit"), Some(expected.as_str()));
             }
             // The same client on another connection, and then this client on both.
             let mut other = Connection::open(version, address).await;
@@ -291,7 +291,7 @@ async fn call(client: &mut tonic::client::Grpc<tonic::transport::Channel>, text:
     client.unary(request, PathAndQuery::from_static("/test.Greeter/Greet"), Codec::default()).await
 }
 
-fn told<'a>(metadata: &'a tonic::metadata::MetadataMap, name: &str) -> Option<&'a str> {
+fn text_of<'a>(metadata: &'a tonic::metadata::MetadataMap, name: &str) -> Option<&'a str> {
     metadata.get(name).map(|value| value.to_str().unwrap())
 }
 
@@ -304,15 +304,15 @@ async fn behind_tonic_a_refusal_is_resource_exhausted_and_says_when_to_come_back
             let answer = call(&mut client, "hello").await.unwrap();
             assert_eq!(answer.get_ref().text, format!("hello, {left} left"), "{store}");
             let fields = format!("\"grpc\";r={left};t=3600");
-            assert_eq!(told(answer.metadata(), "ratelimit"), Some(fields.as_str()), "{store}");
-            assert_eq!(told(answer.metadata(), "ratelimit-policy"), Some("\"grpc\";q=2;w=3600"));
+            assert_eq!(text_of(answer.metadata(), "ratelimit"), Some(fields.as_str()), "{store}");
+            assert_eq!(text_of(answer.metadata(), "ratelimit-policy"), Some("\"grpc\";q=2;w=3600"));
         }
         for _ in 0..2 {
             let refused = call(&mut client, "hello").await.unwrap_err();
             assert_eq!((refused.code(), refused.message()), (Code::ResourceExhausted, "rate limit exceeded"));
-            let wait: u64 = told(refused.metadata(), "retry-after").unwrap().parse().unwrap();
+            let wait: u64 = text_of(refused.metadata(), "retry-after").unwrap().parse().unwrap();
             assert!(WAITS.contains(&wait), "{store}: {wait}");
-            assert!(told(refused.metadata(), "ratelimit").unwrap().starts_with("\"grpc\";r=0;t="));
+            assert!(text_of(refused.metadata(), "ratelimit").unwrap().starts_with("\"grpc\";r=0;t="));
         }
         // An endless stream is refused before it is read, and the connection keeps working.
         client.ready().await.unwrap();
@@ -342,7 +342,10 @@ async fn behind_tonic_a_request_without_a_decision_is_unavailable() {
     server.kill();
     for client in [&mut errors, &mut denies] {
         let failed = call(client, "hello").await.unwrap_err();
-        assert_eq!((failed.code(), told(failed.metadata(), "retry-after")), (Code::Unavailable, Some("1")));
+        assert_eq!(
+            (failed.code(), text_of(failed.metadata(), "retry-after")),
+            (Code::Unavailable, Some("1"))
+        );
     }
     assert!(call(&mut allows, "hello").await.is_ok());
 }

@@ -15,7 +15,7 @@ use support::{each_store, until};
 const LONG: Duration = Duration::from_secs(20);
 
 #[tokio::test(flavor = "multi_thread")]
-async fn those_who_wait_are_served_at_the_limits_pace_and_all_of_them() {
+async fn all_waiters_are_served_and_at_the_limits_rate() {
     for (store, larder) in each_store().await {
         let window = Duration::from_millis(200);
         let limiter = larder.rate_limiter("api", Quota::new(5, window)).unwrap();

@@ -160,7 +160,7 @@ async fn where_a_tag_is_invalidated_during_the_load_a_value_with_loader_tags_is_
 }
 
 #[tokio::test]
-async fn what_is_not_to_be_stored_is_returned_to_all_who_wait() {
+async fn a_value_that_is_not_to_be_stored_is_returned_to_all_waiters() {
     for (store, larder) in each_store().await {
         let users = users(&larder);
         let held = Held::with(&users, "a", user("secret"), larder::LoadContext::do_not_store).await;
@@ -289,7 +289,7 @@ async fn an_optional_load_says_where_a_value_that_exists_came_from() {
 }
 
 #[tokio::test]
-async fn a_remembered_absence_is_nothing_to_all_who_do_not_ask_for_it() {
+async fn a_remembered_absence_is_a_miss_for_calls_that_need_a_value() {
     for (store, larder, by) in each_way().await {
         let users = remembering(&larder);
         let loads = Arc::default();
@@ -306,7 +306,7 @@ async fn a_remembered_absence_is_nothing_to_all_who_do_not_ask_for_it() {
 }
 
 #[tokio::test]
-async fn who_needs_a_value_and_joined_a_load_that_found_none_loads() {
+async fn a_call_that_needs_a_value_and_joined_a_load_that_found_none_loads() {
     for (store, larder, by) in each_way().await {
         for users in [users(&larder), remembering(&larder)] {
             let (gate, mut keeper) = gate();
@@ -336,7 +336,7 @@ async fn who_needs_a_value_and_joined_a_load_that_found_none_loads() {
 }
 
 #[tokio::test]
-async fn who_asks_for_what_may_not_exist_joins_any_load_of_it() {
+async fn an_optional_call_joins_any_load_of_its_key() {
     for (store, larder, by) in each_way().await {
         let users = users(&larder);
         let held = by.hold(&users, "a", user("Ann")).await;
@@ -476,7 +476,7 @@ impl std::fmt::Display for NoSuchRow {
 }
 
 #[tokio::test]
-async fn who_joined_a_load_of_another_error_type_can_match_its_error() {
+async fn a_call_that_joined_a_load_of_another_error_type_can_match_its_error() {
     for (store, larder, by) in each_way().await {
         let users = users(&larder);
         let (gate, mut keeper) = gate();

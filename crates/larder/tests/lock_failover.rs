@@ -161,7 +161,7 @@ async fn a_node_that_is_away_leaves_the_locks_of_the_others_renewed() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_sentinel_failover_is_followed_by_who_holds_and_by_who_waits() {
+async fn holders_and_waiters_follow_a_sentinel_failover() {
     let sentinel = Arc::new(spawn_blocking(Sentinel::start).await.unwrap());
     let (here, there) = (connect(&sentinel.url()).await, connect(&sentinel.url()).await);
     let held = here.lock("gate").ttl(TTL).acquire().await.unwrap();

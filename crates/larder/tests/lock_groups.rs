@@ -32,7 +32,7 @@ async fn served(waiter: JoinHandle<GroupGuard>) -> GroupGuard {
 }
 
 #[tokio::test]
-async fn a_waiter_that_is_never_heard_of_again_leaves_no_key_without_an_end() {
+async fn a_waiter_that_sends_nothing_more_leaves_no_key_without_an_expiry() {
     let server = Server::builder().tcp().start();
     let proxy = Proxy::start(server.addr().unwrap()).await;
     let space = namespace();

@@ -24,7 +24,7 @@ fn this_process(name: &str) -> bool {
 }
 
 #[tokio::test]
-async fn a_holder_is_named_with_its_fence_its_time_and_those_who_wait() {
+async fn a_holder_is_named_with_its_fence_its_time_and_its_waiters() {
     for (store, larder) in each_store().await {
         let lock = larder.lock("gate").ttl(TTL);
         assert_eq!(lock.holder().await.unwrap(), None, "{store}");
@@ -100,7 +100,7 @@ async fn errors_of_locks_name_the_lock_and_its_holder() {
 }
 
 #[tokio::test]
-async fn a_broken_lock_goes_to_the_next_in_line_and_its_guard_learns_it_at_the_next_renewal() {
+async fn a_broken_lock_goes_to_the_next_waiter_and_its_guard_learns_it_at_the_next_renewal() {
     for (store, larder) in each_store().await {
         // Renewed every 2 s, and lost after 6.
         let lock = larder.lock("gate").ttl(Duration::from_secs(6));

@@ -264,7 +264,7 @@ async fn a_wait_that_ends_in_an_outage_gets_its_error_and_after_it_that_the_lock
 }
 
 #[tokio::test]
-async fn who_stands_in_line_outlives_a_restart_of_the_server() {
+async fn a_queued_attempt_outlives_a_restart_of_the_server() {
     let server = Server::builder().tcp().persist().start();
     let space = namespace();
     let larder = support::connect_as(&server.url(), &space).await;

@@ -116,7 +116,7 @@ async fn overlapping_sets_in_any_order_never_wait_in_a_circle_and_never_overlap(
 }
 
 #[tokio::test]
-async fn one_patience_is_that_of_all_locks_together() {
+async fn one_max_wait_is_for_all_locks_together() {
     const PATIENCE: Duration = Duration::from_secs(2);
     for (store, larder) in each_store().await {
         let late = Lateness::watch();

@@ -163,7 +163,7 @@ async fn a_run_that_panicked_is_not_run_again_unless_a_caller_says_so() {
 }
 
 #[test]
-fn a_runner_that_died_leaves_word_and_its_waiters_are_told() {
+fn a_runner_that_died_is_noticed_and_its_waiters_get_an_error() {
     let url = server().url();
     let namespace = namespace();
     let runtime =

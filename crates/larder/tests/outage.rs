@@ -78,7 +78,7 @@ impl Crowded {
 // ---- Loading while the server is away ------------------------------------------------------------------------------
 
 #[tokio::test(flavor = "multi_thread")]
-async fn while_the_server_is_away_a_key_is_loaded_once_for_all_who_want_it() {
+async fn while_the_server_is_away_a_key_is_loaded_once_for_all_its_callers() {
     let server = Server::builder().tcp().start();
     let larder = connect(&server.url()).await;
     let users = users(&larder);
@@ -528,7 +528,7 @@ async fn closing_takes_the_claims_of_its_loads_away() {
 }
 
 #[tokio::test]
-async fn who_waits_for_the_loads_of_a_program_that_closes_loads_itself_at_once() {
+async fn a_waiter_for_a_load_of_a_program_that_closes_loads_at_once() {
     for (store, here, there) in each_pair().await {
         let held = Held::load(&users(&here), "a", user("never stored")).await;
         let waits = tokio::spawn({

@@ -214,7 +214,7 @@ async fn while_a_long_queue_drains_a_read_of_another_key_costs_one_command_and_i
 
 /// The server may refuse one name and accept all others: the user may only read that name.
 #[tokio::test(flavor = "multi_thread")]
-async fn what_the_server_refuses_stays_queued_is_read_around_and_told_and_heals_with_the_permission() {
+async fn a_refused_invalidation_stays_queued_is_read_around_and_reported_and_is_sent_once_permitted() {
     let server = Server::builder().tcp().start();
     if !server.version().at_least(7, 0) {
         return eprintln!("{} has no permissions to read alone", server.version());

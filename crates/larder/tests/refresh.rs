@@ -230,7 +230,7 @@ fn eager(larder: &Larder, near: bool) -> Cache<User> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_value_near_its_end_is_loaded_anew_once_while_it_is_still_served() {
+async fn a_value_near_its_end_is_loaded_again_once_while_it_is_still_served() {
     for (store, larder) in each_store().await {
         for near in [false, true] {
             refreshed_early_once(&format!("{store}, near: {near}"), &[eager(&larder, near)]).await;
@@ -540,7 +540,7 @@ async fn a_touch_moves_the_moment_from_which_a_value_is_stale() {
 }
 
 #[tokio::test]
-async fn a_stale_value_that_the_loader_finds_still_right_is_kept_anew() {
+async fn a_stale_value_that_the_loader_confirms_is_fresh_again() {
     for (store, larder) in each_store().await {
         let users = with_stale(&larder).await;
         let unchanged = users.get_or_load_with("a", |cx| async move {

@@ -175,7 +175,7 @@ fn after_the_runtime_that_connected_has_ended_calls_recover_at_once() {
 }
 
 #[test]
-fn where_nobody_polls_the_runtime_that_connected_calls_of_others_are_answered_again() {
+fn if_the_runtime_that_connected_is_not_polled_calls_of_others_are_answered_again() {
     let (idle, other) = (current(), current());
     let builder = Larder::builder().url(server().url()).namespace(namespace());
     let larder = idle.block_on(builder.response_timeout(Duration::from_millis(300)).connect()).unwrap();

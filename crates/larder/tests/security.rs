@@ -668,7 +668,7 @@ async fn the_name_in_client_list_is_optional() {
 }
 
 #[tokio::test]
-async fn a_default_user_that_is_off_keeps_nobody_else_out() {
+async fn a_default_user_that_is_off_keeps_no_other_user_out() {
     let server = Server::builder().password("admin").tcp().start();
     apply(&server, &["cache", "coordination"]);
     server.command(&["ACL", "SETUSER", "default", "off"]);

@@ -235,7 +235,7 @@ async fn a_large_request_at_the_head_of_the_queue_is_not_overtaken_by_small_ones
 }
 
 #[tokio::test]
-async fn who_wants_more_permits_than_there_are_fails_at_once_also_in_the_queue() {
+async fn an_attempt_that_wants_more_permits_than_there_are_fails_at_once_also_in_the_queue() {
     for (store, larder) in each_store().await {
         let pool = larder.semaphore("pool", 3).ttl(TTL);
         for error in [pool.acquire_many(4).await.err(), pool.try_acquire_many(4).await.err()] {
@@ -342,7 +342,7 @@ async fn a_waiter_that_does_not_come_for_its_permit_holds_it_for_a_quarter_of_a_
 }
 
 #[tokio::test]
-async fn a_waiter_that_is_never_heard_of_again_leaves_no_key_without_an_end() {
+async fn a_waiter_that_sends_nothing_more_leaves_no_key_without_an_expiry() {
     let server = Server::builder().tcp().start();
     let proxy = Proxy::start(server.addr().unwrap()).await;
     let space = namespace();

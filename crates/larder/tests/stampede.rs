@@ -303,7 +303,7 @@ async fn waits(larder: &Larder, key: &str) -> tokio::task::JoinHandle<(User, Ins
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn who_waits_for_another_process_is_woken_and_does_not_ask_again_and_again() {
+async fn a_waiter_for_another_process_is_woken_and_does_not_poll() {
     for (store, here, there) in each_pair().await {
         let mut delays = Vec::new();
         for i in 0..20 {

@@ -1197,7 +1197,7 @@ async fn a_fill_is_a_placeholder_with_versions_that_anybody_can_void() {
 }
 
 #[tokio::test]
-async fn somebody_elses_placeholder_is_waited_for_until_it_is_replaced_runs_out_or_is_void() {
+async fn another_programs_placeholder_is_waited_for_until_it_is_replaced_expires_or_is_invalid() {
     let server = Server::start();
     let larder = connect(&server, "shop").await;
     let users = users(&larder);

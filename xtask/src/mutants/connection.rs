@@ -95,7 +95,7 @@ pub(super) const MUTANTS: &[Mutant] = &[
     mutant(
         "a push inside a reply counts as an element of it",
         &[switched(WIRE_SCAN, "(1, !self.levels.is_empty())", "(1, false)")],
-        &[unit("store::redis::wire::tests::codec::pushes_are_told_from_replies_also_inside_them")],
+        &[unit("store::redis::wire::tests::codec::pushes_are_separated_from_replies_also_inside_them")],
     ),
     mutant(
         "a key that moves is asked for without ASKING",

@@ -113,6 +113,6 @@ pub(super) const MUTANTS: &[Mutant] = &[
     mutant(
         "keys of a group have no end",
         &[rebuilt(QUEUE, "redis.call('PEXPIRE', key, span)", "redis.call('PERSIST', key)")],
-        &[found("a_waiter_that_is_never_heard_of_again_leaves_no_key_without_an_end")],
+        &[found("a_waiter_that_sends_nothing_more_leaves_no_key_without_an_expiry")],
     ),
 ];

@@ -20,7 +20,7 @@ const KNOWN_AGAIN: Test =
 const NOT_READ: Test = test("queued", "what_was_written_and_is_queued_is_not_read_in_any_way");
 const NOPERM: Test = test(
     "queued",
-    "what_the_server_refuses_stays_queued_is_read_around_and_told_and_heals_with_the_permission",
+    "a_refused_invalidation_stays_queued_is_read_around_and_reported_and_is_sent_once_permitted",
 );
 const LATE_ANSWER: Test = unit("invalidation::queue::tests::a_late_answer_does_not_remove_a_newer_item");
 const AFTER_EPOCH: Test =

@@ -10,10 +10,8 @@ const ONCE: Test = test("jobs", "a_period_is_completed_once_and_the_next_is_anot
 const HELD_UP: Test = test("jobs", "a_run_that_is_under_way_holds_up_every_other_of_its_job");
 const DROPPED: Test = test("jobs", "a_run_whose_body_is_dropped_has_died_and_another_takes_its_place");
 const RETRIED: Test = test("jobs", "a_failed_run_is_tried_again_later_and_given_up_after_its_attempts");
-const BROKEN: Test = test(
-    "lock_handles",
-    "a_broken_lock_goes_to_the_next_in_line_and_its_guard_learns_it_at_the_next_renewal",
-);
+const BROKEN: Test =
+    test("lock_handles", "a_broken_lock_goes_to_the_next_waiter_and_its_guard_learns_it_at_the_next_renewal");
 const TICKET: Test = test("lock_handles", "a_lock_is_handed_over_as_a_ticket_with_its_fence");
 
 const BEGIN: &str = "crates/larder/src/store/redis/lua/job/begin.lua";

@@ -174,7 +174,7 @@ pub(super) const MUTANTS: &[Mutant] = &[
         "records that have ended stay",
         &[switched(RECORDS, "self.remove_ended(STEP, now, None)", "false")],
         &[unit(
-            "store::memory::limits::records::tests::a_flood_of_keys_is_gone_after_its_windows_though_nobody_asks",
+            "store::memory::limits::records::tests::a_flood_of_keys_is_gone_after_its_windows_without_another_request",
         )],
     ),
     mutant(

@@ -14,9 +14,10 @@ const TRUST: &str = "crates/larder/src/store/session.rs";
 const VERSION: &str = "crates/larder/src/near/version.rs";
 
 const TICKET: Test = unit("near::tier::tests::what_changed_between_the_question_and_the_answer_is_not_kept");
-const PUSHED: Test = unit("near::invalidations::tests::a_change_reaches_the_tier_the_versions_and_who_waits");
+const PUSHED: Test =
+    unit("near::invalidations::tests::a_change_reaches_the_tier_the_versions_and_the_waiters");
 const OWN: Test = test("near", "what_this_larder_writes_is_seen_at_once");
-const SILENT: Test = test("coherence", "a_connection_that_falls_silent_is_believed_no_longer_than_the_bound");
+const SILENT: Test = test("coherence", "near_copies_outlive_a_silent_connection_by_no_more_than_the_bound");
 const SLOW_END: Test = test("near", "a_copy_ends_with_the_time_to_live_though_the_server_is_slow_to_tell");
 
 pub(super) const MUTANTS: &[Mutant] = &[

@@ -9,7 +9,8 @@ const fn found(name: &'static str) -> Test {
 const EQUIVALENCE: Test =
     unit("store::equivalence_locks::both_stores_answer_the_same_to_every_history_of_locks");
 const LARGE: Test = found("a_large_request_at_the_head_of_the_queue_is_not_overtaken_by_small_ones");
-const TOO_HEAVY: Test = found("who_wants_more_permits_than_there_are_fails_at_once_also_in_the_queue");
+const TOO_HEAVY: Test =
+    found("an_attempt_that_wants_more_permits_than_there_are_fails_at_once_also_in_the_queue");
 const VERSIONS: Test = found("the_stored_number_decides_and_only_a_later_version_changes_it");
 const BUSY: Test = found("a_semaphore_with_a_queue_has_its_permits_in_use_however_far_the_server_is");
 const STUCK: Test = found("a_waiter_that_does_not_come_for_its_permit_holds_it_for_a_quarter_of_a_second");

@@ -9,7 +9,7 @@ const fn found(name: &'static str) -> Test {
 const ALL: Test = found("all_are_held_or_none");
 const RENEWED: Test = found("what_is_taken_is_renewed_while_the_next_is_waited_for_and_a_loss_begins_again");
 const CIRCLE: Test = found("overlapping_sets_in_any_order_never_wait_in_a_circle_and_never_overlap");
-const PATIENCE: Test = found("one_patience_is_that_of_all_locks_together");
+const PATIENCE: Test = found("one_max_wait_is_for_all_locks_together");
 const FIRST: Test = found("a_release_tells_of_any_lock_that_was_lost");
 
 const SEVERAL: &str = "crates/larder/src/lock/several.rs";

@@ -97,7 +97,7 @@ async fn the_key_of_a_tuple_is_given_as_it_is_stored() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn explain_names_who_loads_and_lock_show_who_waits() {
+async fn explain_names_the_loading_process_and_lock_show_the_waiting_ones() {
     let server = Server::start();
     let url = server.url();
     let builder = larder::Larder::builder().url(&url).namespace("shop").presence("web-3");

@@ -133,7 +133,7 @@ mod tests {
     use crate::near::{Copied, EntryKey, EntryKeyRef, Tier};
 
     #[tokio::test]
-    async fn a_change_reaches_the_tier_the_versions_and_who_waits() {
+    async fn a_change_reaches_the_tier_the_versions_and_the_waiters() {
         let invalidations = Arc::new(Invalidations::default());
         let users = Arc::new(Tier::<EntryKey, u32>::new(1 << 20));
         let posts = Arc::new(Tier::<EntryKey, u32>::new(1 << 20));

@@ -330,7 +330,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn while_a_move_has_to_wait_nothing_that_was_read_through_any_link_is_believed() {
+    async fn while_a_move_has_to_wait_nothing_that_was_read_through_any_link_is_valid() {
         let (agreement, sessions) = (Agreement::default(), Arc::new(Sessions::remote()));
         let (a, b, c) = (server(Role::Master, "a"), server(Role::Master, "b"), server(Role::Master, "c"));
         let (session, now) = (sessions.take().unwrap(), Clock::default().moment());

@@ -223,7 +223,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_flood_of_keys_is_gone_after_its_windows_though_nobody_asks() {
+    async fn a_flood_of_keys_is_gone_after_its_windows_without_another_request() {
         let limits = MemoryLimits::default();
         for key in 0..50_000 {
             charge(&limits, &format!("flood{key}"), 5, START);

@@ -152,7 +152,7 @@ proptest! {
     }
 
     #[test]
-    fn replies_that_follow_each_other_are_told_apart(all in vec(made(), 1..6), size in 1usize..40) {
+    fn replies_that_follow_each_other_are_separated(all in vec(made(), 1..6), size in 1usize..40) {
         let each: Vec<Vec<u8>> = all.iter().map(Made::bytes).collect();
         let expected: Vec<Value> = each.iter().map(|one| redis::parse_redis_value(one).unwrap()).collect();
         let found = read(each.concat().chunks(size)).unwrap();
@@ -239,7 +239,7 @@ fn mutated_frames_for_long() {
 }
 
 #[test]
-fn pushes_are_told_from_replies_also_inside_them() {
+fn pushes_are_separated_from_replies_also_inside_them() {
     let push = ">2\r\n$10\r\ninvalidate\r\n*1\r\n$1\r\nk\r\n";
     let expected =
         Frame::Push(vec![Reply::Bulk("invalidate".into()), Reply::Array(vec![Reply::Bulk("k".into())])]);
