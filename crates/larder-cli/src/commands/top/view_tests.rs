@@ -187,5 +187,5 @@ fn an_outage_a_pause_a_filter_and_the_help_are_seen() {
     for (width, height) in [(1, 1), (39, 24), (80, 7), (40, 8), (140, 30), (141, 29), (500, 200)] {
         drawn(&data, &ui, width, height);
     }
-    line_with(&lines(&drawn(&data, &ui, 39, 24)), "larger, please");
+    line_with(&lines(&drawn(&data, &ui, 39, 24)), "needs 40 × 8 characters; q quits");
 }
