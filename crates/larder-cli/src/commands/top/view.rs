@@ -89,7 +89,7 @@ pub(crate) fn draw(frame: &mut Frame<'_>, data: &Data, ui: &Ui) {
         frame.render_widget(Paragraph::new(tab_line(data, ui, theme)), tabs);
         table(frame, area, data, ui, theme, ui.pane);
     }
-    frame.render_widget(Paragraph::new(key_line(ui, theme)), bottom);
+    frame.render_widget(Paragraph::new(key_line(ui, theme, area.width)), bottom);
     if ui.help {
         help(frame, area, theme);
     }
@@ -319,7 +319,7 @@ fn fitting(columns: &'static [Column], width: u16) -> Vec<(usize, &'static Colum
     kept
 }
 
-fn key_line(ui: &Ui, theme: Theme) -> Line<'static> {
+fn key_line(ui: &Ui, theme: Theme, width: u16) -> Line<'static> {
     if ui.editing {
         return Line::from(vec![
             Span::styled(" filter: ", theme.title()),
@@ -328,8 +328,7 @@ fn key_line(ui: &Ui, theme: Theme) -> Line<'static> {
             Span::styled("  Enter keeps it, Esc clears it", theme.faint()),
         ]);
     }
-    let mut spans = Vec::new();
-    for (key, what) in [
+    let mut keys = vec![
         ("Tab", "pane"),
         ("↑↓", "row"),
         ("s", "sort"),
@@ -338,11 +337,18 @@ fn key_line(ui: &Ui, theme: Theme) -> Line<'static> {
         ("space", "pause"),
         ("?", "help"),
         ("q", "quit"),
-    ] {
-        spans.push(Span::styled(format!(" {key}"), theme.title()));
-        spans.push(Span::styled(format!(" {what} "), theme.faint()));
+    ];
+    // Where it is narrow, the help and the way out stay.
+    let room = |keys: &[(&str, &str)]| {
+        keys.iter().map(|(key, what)| key.chars().count() + what.len() + 3).sum::<usize>()
+    };
+    while room(&keys) > usize::from(width) && keys.len() > 2 {
+        keys.remove(keys.len() - 3);
     }
-    Line::from(spans)
+    let spans = keys.into_iter().flat_map(|(key, what)| {
+        [Span::styled(format!(" {key}"), theme.title()), Span::styled(format!(" {what} "), theme.faint())]
+    });
+    Line::from(spans.collect::<Vec<_>>())
 }
 
 const HELP: &[(&str, &str)] = &[

@@ -62,8 +62,8 @@ What this cannot prevent. Two commands may run at the same time:
   - if larder is killed by SIGKILL: on Linux the command is killed with it, but
     not the processes that it started; on other systems nothing is killed
   - if the command changes its user (sudo, setuid): larder may not signal it,
-    neither at the deadline nor when larder dies. Write `sudo larder lock run …`,
-    not `larder lock run … -- sudo …`
+    neither at the deadline nor when larder dies. Write
+    `sudo larder lock run …`, not `larder lock run … -- sudo …`
   - after the command has ended by itself: processes that it left behind
     (`./job & exit 0`) go on without the lock
 Only a resource that checks LARDER_FENCE is safe from all of these.
