@@ -270,6 +270,46 @@ mod tests {
     use super::*;
     use crate::clock::Clock;
 
+    /// A refusal that is known here has too short a wait once more is charged.
+    #[tokio::test]
+    async fn every_way_to_charge_a_key_ends_the_refusal_that_is_known_of_it() {
+        let larder = crate::Larder::connect("memory:").await.unwrap();
+        let ways = ["check", "take_up_to", "acquire", "booked", "leased", "together", "settle", "debt", "dropped"];
+        for way in ways {
+            let limiter = larder.rate_limiter(way, crate::Quota::per_hour(10)).unwrap();
+            let name = limiter.record("a").unwrap();
+            let (local, clock) = (&limiter.inner.local, &limiter.inner.context.clock);
+            let known = |cost| local.decide(name.as_bytes(), cost, &limiter.plan(), clock).is_some();
+            let reserved = limiter.reserve("a", 5).await.unwrap().granted().unwrap();
+            assert!(!limiter.check_n("a", 8).await.unwrap().is_allowed() && known(8), "{way}");
+            let granted = match way {
+                "check" => limiter.check_n("a", 3).await.unwrap().granted(),
+                "take_up_to" => limiter.take_up_to("a", 3).await.unwrap().granted(),
+                "acquire" => limiter.acquire_n("a", 3, Duration::from_secs(1)).await.unwrap().granted(),
+                "leased" => limiter.clone().leased(2).unwrap().check_n("a", 2).await.unwrap().granted(),
+                "together" => {
+                    let keys = [limiter.key("a").cost(3), limiter.key("b")];
+                    larder.check_together(keys).await.unwrap().into_decisions().remove(0).granted()
+                }
+                "settle" => reserved.settle(7).await.unwrap().charged,
+                "debt" => reserved.settle_with_debt(17).await.unwrap().charged,
+                "booked" => {
+                    // The caller waits; the store has booked its turn when the key has nothing left.
+                    let waits = limiter.acquire_n("a", 9, Duration::from_secs(8000));
+                    let _ = tokio::time::timeout(Duration::from_millis(20), waits).await;
+                    1
+                }
+                _ => {
+                    use futures_util::FutureExt;
+                    // The store may have charged a call that was dropped.
+                    drop(limiter.check_n("a", 3).now_or_never());
+                    1
+                }
+            };
+            assert!(granted > 0 && !known(8), "{way}");
+        }
+    }
+
     #[test]
     fn an_open_breaker_lets_one_caller_try_after_each_pause() {
         let micros = Arc::new(AtomicU64::new(0));

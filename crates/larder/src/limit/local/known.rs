@@ -257,12 +257,12 @@ mod tests {
     }
 
     #[test]
-    fn what_is_given_back_while_a_refusal_is_on_its_way_ends_it() {
+    fn what_is_given_back_or_granted_while_a_refusal_is_on_its_way_ends_it() {
         let clock = Clock::Manual(Arc::default());
         let local = Local::new("api", "~limit.1:{/api:");
         let plan = local.plans.share(Plan::new(Quota::per_hour(100).into()).unwrap());
         let name = b"~limit.1:{/api:a}";
-        for change in [Local::forget, Local::forget_refusal] {
+        for change in [Local::forget, Local::forget_refusal, Local::granted] {
             let changes = local.changes();
             change(&local, name);
             let (sent, wait) = (clock.now(), 60_000_000);

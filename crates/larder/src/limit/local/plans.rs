@@ -56,5 +56,7 @@ mod tests {
         }
         (100..1000).for_each(|limit| drop(plan(limit)));
         assert!(plans.all().len() <= PLANS);
+        // What is known locally belongs to the quotas, also after more sets than are remembered.
+        assert_eq!((plan(5).id, plan(10).id), (free.id, paid.id));
     }
 }
