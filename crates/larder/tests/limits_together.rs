@@ -94,8 +94,8 @@ async fn a_refusal_of_one_key_or_of_other_costs_does_not_say_how_long_several_ke
 async fn what_is_charged_or_given_back_to_any_key_ends_a_refusal_of_several_keys() {
     for (store, larder) in each_store().await {
         let quotas = [("user", Quota::per_hour(10)), ("tenant", Quota::new(20, Duration::from_secs(86_400)))];
-        let [user, tenant] = quotas
-            .map(|(name, quota)| larder.rate_limiter(name, quota).unwrap().in_group("acme").unwrap());
+        let [user, tenant] =
+            quotas.map(|(name, quota)| larder.rate_limiter(name, quota).unwrap().in_group("acme").unwrap());
         let both = async || {
             larder.check_together([user.key("ann").cost(6), tenant.key("acme").cost(3)]).await.unwrap()
         };
