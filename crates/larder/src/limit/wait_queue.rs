@@ -264,21 +264,19 @@ impl Booking {
             // The first caller is refused for longer than can be booked. Those that cannot wait so long get turns or
             // refusals of their own.
             let end = refused.end();
-            let waits = self.refuse(&refused);
+            self.refuse(&refused);
             let groups = self.queue.state().impatient(&self.name, end, limiter.now());
             let asks = groups.into_iter().map(|(plan, group)| self.ask(plan, group));
             for refused in join_all(asks).await.into_iter().flatten() {
                 self.refuse(&refused);
             }
-            if waits {
-                self.sleep(end, &limiter).await;
-            }
+            self.sleep(end, &limiter).await;
         }
     }
 
     /// Asks for the first caller and all of a batch behind it. If the first one is refused, returns the refusal, and
     /// all of them are in the queue again.
-    async fn ask(&self, plan: Arc<Plan>, mut batch: Vec<QueuedCaller>) -> Option<Refused> {
+    async fn ask(&self, plan: Arc<Plan>, batch: Vec<QueuedCaller>) -> Option<Refused> {
         let first = batch.first()?;
         let (limiter, least, deadline) = (first.limiter.clone(), first.cost, first.deadline);
         let (sent, restarts) = (limiter.now(), *self.queue.restarts.borrow());
@@ -299,8 +297,12 @@ impl Booking {
             }
             Ok(charged) => {
                 if let Err(error) = plan.check_answer(least, &charged) {
-                    let _ = batch.remove(0).answer.send(Err(error));
-                    self.put_back(batch);
+                    let same = |one: &QueuedCaller| one.cost == least;
+                    let (refused, others) = batch.into_iter().partition::<Vec<_>, _>(same);
+                    for one in refused {
+                        let _ = one.answer.send(Err(error.clone()));
+                    }
+                    self.put_back(others);
                     return None;
                 }
                 // Remember the refusal locally, as a plain check does.
@@ -363,11 +365,9 @@ impl Booking {
         }
     }
 
-    /// Answers the callers whose deadline is before the end of a refusal of their cost. Returns whether others wait
-    /// for its end.
-    fn refuse(&self, refused: &Refused) -> bool {
+    /// Answers the callers whose deadline is before the end of a refusal of their cost. The others wait for its end.
+    fn refuse(&self, refused: &Refused) {
         let end = refused.end();
-        let mut waits = false;
         let mut state = self.queue.state();
         let mut waiting = VecDeque::with_capacity(state.waiting.len());
         for mut one in state.waiting.drain(..) {
@@ -378,21 +378,20 @@ impl Booking {
                     continue;
                 }
                 one.refused_until = Some(end);
-                waits = true;
             }
             waiting.push_back(one);
         }
         state.waiting = waiting;
-        waits
     }
 
     /// Sleeps until the refusal of the first caller ends, or an earlier one for which a caller waits, unless the queue
-    /// changes so that asking earlier makes sense.
+    /// changes so that asking earlier makes sense. Returns at once if the first caller was not refused.
     async fn sleep(&self, end: Tick, limiter: &RateLimiter) {
         let now = limiter.now();
         let (first, end) = {
             let state = self.queue.state();
-            let Some(first) = state.waiting.front().map(|one| one.ticket) else { return };
+            let refused = |one: &&QueuedCaller| one.refused_until.is_some_and(|until| until > now);
+            let Some(first) = state.waiting.front().filter(refused).map(|one| one.ticket) else { return };
             // Refusals that have ended belong to callers that wait for the first one.
             let ends = state.waiting.iter().filter_map(|one| one.refused_until).filter(|until| *until > now);
             (first, ends.fold(end, Ord::min))
