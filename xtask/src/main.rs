@@ -7,6 +7,7 @@ mod mutants;
 mod packages;
 #[cfg(test)]
 mod pages;
+mod programs;
 mod prose;
 mod run;
 mod server;

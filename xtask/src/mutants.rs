@@ -34,13 +34,10 @@ use std::collections::BTreeMap;
 use std::io;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
-use std::sync::Mutex;
-use std::sync::PoisonError;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread::{self, sleep};
 use std::time::{Duration, Instant};
 
-use crate::run::Failure;
+use crate::run::{Failure, beside_each_other};
 use mutant::{Mutant, Test};
 use tree::{Programs, Tree};
 
@@ -138,7 +135,7 @@ impl Run {
         let tests = tests(all);
         let programs = self.tree.build(&tests)?;
         let folder = self.tree.crate_folder();
-        let verdicts = beside_each_other(&tests, |test| {
+        let verdicts = beside_each_other(&tests, processors(), |test| {
             let began = Instant::now();
             let verdict = run_test(&programs, test, &folder, None, Duration::from_secs(300))?;
             Ok((verdict, began.elapsed()))
@@ -169,7 +166,7 @@ impl Run {
                 .collect();
             let folder = self.tree.crate_folder();
             let limits = &self.limits;
-            let verdicts = beside_each_other(&pairs, |(number, mutant, test)| {
+            let verdicts = beside_each_other(&pairs, processors(), |(number, mutant, test)| {
                 let verdict = run_test(&programs, test, &folder, Some(*number), limit(limits, test))?;
                 println!("── {}\n   {test}: {}", mutant.name, verdict.says());
                 Ok(verdict)
@@ -210,28 +207,8 @@ fn limit(limits: &BTreeMap<Test, Duration>, test: &Test) -> Duration {
     limits.get(test).copied().unwrap_or(Duration::from_secs(150))
 }
 
-/// Processes the items, as many at a time as there are processors. The results are in the order of `items`.
-fn beside_each_other<T: Sync, R: Send>(
-    items: &[T],
-    work: impl Fn(&T) -> Result<R, Failure> + Sync,
-) -> Result<Vec<R>, Failure> {
-    let next = AtomicUsize::new(0);
-    let answers: Mutex<Vec<(usize, Result<R, Failure>)>> = Mutex::new(Vec::new());
-    thread::scope(|scope| {
-        for _ in 0..thread::available_parallelism().map_or(1, usize::from) {
-            scope.spawn(|| {
-                loop {
-                    let place = next.fetch_add(1, Ordering::Relaxed);
-                    let Some(item) = items.get(place) else { break };
-                    let answer = work(item);
-                    answers.lock().unwrap_or_else(PoisonError::into_inner).push((place, answer));
-                }
-            });
-        }
-    });
-    let mut answers = answers.into_inner().unwrap_or_else(PoisonError::into_inner);
-    answers.sort_by_key(|(place, _)| *place);
-    answers.into_iter().map(|(_, answer)| answer).collect()
+fn processors() -> usize {
+    thread::available_parallelism().map_or(1, usize::from)
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

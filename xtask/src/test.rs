@@ -1,9 +1,10 @@
 //! `cargo xtask test`: all tests, on a real server.
 //!
-//! It runs `cargo test` five times: on the workspace with all features; on larder-bench without its rivals, the many
-//! crates that it compares with; on larder's interleaving tests, which are built with other locks
-//! in a folder of their own; and on the tests that need Docker Compose, and those that need Prometheus, if these are
-//! installed or can be fetched. If not, the last lines say so.
+//! The parts of a run: the workspace's test programs with all features, several at a time; the documentation's tests;
+//! larder-bench without its rivals, the many crates that it compares with; larder's interleaving tests, which are
+//! built with other locks in a folder of their own; and the tests that need Docker Compose, and those that need
+//! Prometheus, if these are installed or can be fetched. If not, the last lines say so. Every part runs, also after
+//! one that failed; the last lines list those that failed.
 
 use std::ffi::OsStr;
 use std::io::{self, BufRead, BufReader, Write};
@@ -13,7 +14,8 @@ use std::time::Instant;
 
 use larder_testkit::{Version, resolve};
 
-use crate::run::{Failure, cargo, describe, finish, root};
+use crate::programs::{self, Ended, Program};
+use crate::run::{Failure, cargo, describe, finish, root, step};
 
 pub(crate) fn run(arguments: &[String]) -> Result<(), Failure> {
     let (server, arguments) = take_server(arguments)?;
@@ -62,96 +64,80 @@ const INTERLEAVINGS: [&str; 9] = [
     // The other tests cannot run with these locks.
     "interleavings",
 ];
-const COMPOSE: [&str; 10] = [
-    "--test",
-    "management",
-    "--test",
-    "ops",
-    "--",
-    "--ignored",
-    "--exact",
-    "docker_compose_accepts_compose_yaml_with_and_without_password_and_profile",
-    "docker_compose_and_a_local_server_read_the_same_password_from_the_file_env",
-    "docker_compose_accepts_the_compose_file_of_ops",
+/// Tests that need a tool, which the programs leave out otherwise: each program, and its tests.
+type WithTool = [(&'static str, &'static [&'static str])];
+
+const COMPOSE: &WithTool = &[
+    (
+        "management",
+        &[
+            "docker_compose_accepts_compose_yaml_with_and_without_password_and_profile",
+            "docker_compose_and_a_local_server_read_the_same_password_from_the_file_env",
+        ],
+    ),
+    ("ops", &["docker_compose_accepts_the_compose_file_of_ops"]),
 ];
 
 /// The rules' own tests, and a Prometheus that watches services for a minute.
-const PROMETHEUS: [&str; 7] = [
-    "--test",
+const PROMETHEUS: &WithTool = &[(
     "ops",
-    "--",
-    "--ignored",
-    "--exact",
-    "promtool_accepts_the_rules_and_each_alert_fires_and_clears",
-    "every_panel_has_data_and_the_right_alerts_fire_and_clear",
-];
+    &[
+        "promtool_accepts_the_rules_and_each_alert_fires_and_clears",
+        "every_panel_has_data_and_the_right_alerts_fire_and_clear",
+    ],
+)];
+
+/// How many test programs run at a time. Most tests wait; with more, those that measure times get too little of two
+/// processors.
+const PROGRAMS_AT_ONCE: usize = 4;
 
 fn test(server: &OsStr, arguments: &[&str]) -> Result<(), Failure> {
     let began = Instant::now();
-    let mut counts = Counts::default();
-    let mut run = |command: &mut Command| counted(command.env("LARDER_TEST_SERVER", server), &mut counts);
-    // The tests that need a tool, and those of them that were left out.
+    let mut run = Run { server, counts: Counts::default(), failures: Vec::new() };
+    // The tests that need a tool: how many run, and those that were left out.
     let (mut with_tools, mut left_out) = (0, Vec::new());
     // Arguments before `--` choose packages or targets. Arguments after it choose tests, of any package.
-    let outcome = if arguments.first().is_some_and(|word| *word != "--") {
+    if arguments.first().is_some_and(|word| *word != "--") {
         let chooses = |word: &&str| word.starts_with("-p") || word.starts_with("--package");
         let own = arguments.iter().take_while(|word| **word != "--");
         let base = if own.copied().any(|word| chooses(&word)) { &WORKSPACE[..3] } else { &WORKSPACE };
-        run(cargo(base).args(arguments))
+        run.command("tests", cargo(base).args(arguments));
     } else {
+        let mut tools = Vec::new();
+        if arguments.is_empty() {
+            match compose() {
+                Ok(program) => tools.push((COMPOSE, "LARDER_TEST_COMPOSE", program)),
+                Err(why) => left_out.push(format!(
+                    "that Docker Compose accepts the compose files, as there is no Docker Compose: {why}"
+                )),
+            }
+            match fetched("prometheus.sh") {
+                Ok(folder) => tools.push((PROMETHEUS, "LARDER_TEST_PROMETHEUS", folder)),
+                Err(why) => left_out
+                    .push(format!("the rules, alerts and panels of ops/, as there is no Prometheus: {why}")),
+            }
+        }
+        with_tools = tools.iter().flat_map(|(tests, ..)| *tests).map(|(_, tests)| tests.len() as u64).sum();
+        run.programs(arguments, &tools);
+        run.command("documentation's tests", cargo(&WORKSPACE).arg("--doc").args(arguments));
+        run.command("bench", cargo(&BENCH).args(arguments));
         let interleavings = |base: &[&str]| {
             let mut command = cargo(base);
             command.env("RUSTFLAGS", "--cfg larder_interleavings");
             command
         };
-        let interleavings = match INTERLEAVINGS.split_last() {
-            _ if arguments.is_empty() => Some(interleavings(&INTERLEAVINGS)),
+        match INTERLEAVINGS.split_last() {
+            _ if arguments.is_empty() => run.command("interleavings", &mut interleavings(&INTERLEAVINGS)),
             // A filter of the caller's replaces ours: with both, a test would run that matches one of them.
             Some((filter, base)) if arguments.iter().any(|word| word.contains(filter)) => {
-                let mut command = interleavings(base);
-                command.args(arguments);
-                Some(command)
+                run.command("interleavings", interleavings(base).args(arguments));
             }
-            _ => None,
-        };
-        run(cargo(&WORKSPACE).args(arguments))
-            .and_then(|()| run(cargo(&BENCH).args(arguments)))
-            .and_then(|()| interleavings.map_or(Ok(()), |mut command| run(&mut command)))
-            .and_then(|()| {
-                if !arguments.is_empty() {
-                    return Ok(());
-                }
-                let mut command = cargo(&WORKSPACE);
-                match compose() {
-                    Ok(program) => {
-                        with_tools += 3;
-                        command.args(COMPOSE);
-                        run(match program {
-                            Some(program) => command.env("LARDER_TEST_COMPOSE", program),
-                            None => &mut command,
-                        })?;
-                    }
-                    Err(why) => left_out.push(format!(
-                        "that Docker Compose accepts the compose files, as there is no Docker Compose: {why}"
-                    )),
-                }
-                match fetched("prometheus.sh") {
-                    Ok(folder) => {
-                        with_tools += 2;
-                        let mut command = cargo(&WORKSPACE);
-                        run(command.args(PROMETHEUS).env("LARDER_TEST_PROMETHEUS", folder))
-                    }
-                    Err(why) => {
-                        let what = "the rules, alerts and panels of ops/, as there is no Prometheus";
-                        left_out.push(format!("{what}: {why}"));
-                        Ok(())
-                    }
-                }
-            })
-    };
+            _ => {}
+        }
+    }
 
-    let Counts { passed, failed, ignored } = counts;
-    // The first run skipped the tests that need a tool, and counted them as ignored.
+    let Counts { passed, failed, ignored } = run.counts;
+    // Each program, run without its tools, has counted the tests that need them as ignored.
     let ignored = ignored.saturating_sub(with_tools);
     let ignored = if ignored == 0 { String::new() } else { format!(", {ignored} ignored") };
     let seconds = began.elapsed().as_secs_f64();
@@ -159,16 +145,76 @@ fn test(server: &OsStr, arguments: &[&str]) -> Result<(), Failure> {
     for what in left_out {
         println!("NOT TESTED: {what}");
     }
-    outcome
+    run.outcome()
 }
 
-/// The program of Docker Compose; `None` if Compose is a plugin of docker.
-fn compose() -> Result<Option<PathBuf>, Failure> {
+/// The parts of a run. A part that fails does not keep the others from running.
+struct Run<'a> {
+    server: &'a OsStr,
+    counts: Counts,
+    failures: Vec<String>,
+}
+
+impl Run<'_> {
+    /// Runs the test programs of the workspace, several at a time. `arguments` is empty or begins with `--`.
+    fn programs(&mut self, arguments: &[&str], tools: &[(&WithTool, &str, PathBuf)]) {
+        match programs::build(&mut cargo(&WORKSPACE)).and_then(|built| self.jobs(&built, arguments, tools)) {
+            Ok(ended) => {
+                for Ended { output, failure } in ended {
+                    output.lines().for_each(|line| self.counts.add(line));
+                    self.failures.extend(failure);
+                }
+            }
+            Err(failure) => self.failures.push(failure.to_string()),
+        }
+    }
+
+    fn jobs(
+        &self,
+        built: &[Program],
+        arguments: &[&str],
+        tools: &[(&WithTool, &str, PathBuf)],
+    ) -> Result<Vec<Ended>, Failure> {
+        let server = ("LARDER_TEST_SERVER", self.server);
+        let mut jobs = Vec::new();
+        // Prometheus, which takes longest, comes first.
+        for (tests, variable, tool) in tools.iter().rev() {
+            for (name, tests) in *tests {
+                let program = built.iter().find(|program| program.name == *name);
+                let program = program.ok_or_else(|| Failure::new(format!("cargo did not build {name}")))?;
+                let arguments = [&["--ignored", "--exact"], *tests].concat();
+                jobs.push(program.job(&arguments, [server, (*variable, tool.as_os_str())]));
+            }
+        }
+        let own = arguments.get(1..).unwrap_or_default();
+        jobs.extend(built.iter().map(|program| program.job(own, [server])));
+        programs::run(&jobs, PROGRAMS_AT_ONCE)
+    }
+
+    /// Runs one command of cargo.
+    fn command(&mut self, name: &str, command: &mut Command) {
+        command.env("LARDER_TEST_SERVER", self.server);
+        if let Err(failure) = step(name, || counted(command, &mut self.counts)) {
+            self.failures.push(failure.to_string());
+        }
+    }
+
+    fn outcome(self) -> Result<(), Failure> {
+        if self.failures.is_empty() {
+            Ok(())
+        } else {
+            Err(Failure::new(format!("these failed:\n  {}", self.failures.join("\n  "))))
+        }
+    }
+}
+
+/// The program of Docker Compose; empty if Compose is a plugin of docker.
+fn compose() -> Result<PathBuf, Failure> {
     let plugin = Command::new("docker").args(["compose", "version"]).output();
     if plugin.is_ok_and(|output| output.status.success()) {
-        return Ok(None);
+        return Ok(PathBuf::new());
     }
-    fetched("compose.sh").map(|tools| Some(tools.join("docker-compose")))
+    fetched("compose.sh").map(|tools| tools.join("docker-compose"))
 }
 
 /// The folder of tools, after a script has put its tool there.
@@ -253,5 +299,26 @@ mod tests {
         assert_eq!(take_server(&words("--server=c"))?.0, Some("c".into()));
         assert!(take_server(&words("--server")).is_err());
         Ok(())
+    }
+
+    #[test]
+    fn every_part_runs_and_the_outcome_names_those_that_failed() {
+        let shell = |script: &str| {
+            let mut command = Command::new("/bin/sh");
+            command.args(["-c", script]);
+            command
+        };
+        let mut run = Run { server: OsStr::new("x"), counts: Counts::default(), failures: Vec::new() };
+        let (folder, mark) = (std::env::temp_dir(), format!("larder-xtask-{}", std::process::id()));
+        run.command("first", &mut shell("exit 101"));
+        run.command("second", shell(&format!("touch {mark}")).current_dir(&folder));
+        run.command("third", &mut shell("exit 9"));
+        assert!(
+            std::fs::remove_file(folder.join(mark)).is_ok(),
+            "the part after one that failed has not run"
+        );
+        let why = run.outcome().map_err(|failure| failure.to_string());
+        assert!(why.as_ref().is_err_and(|why| why.contains("exit 101") && why.contains("exit 9")), "{why:?}");
+        assert!(why.is_err_and(|why| !why.contains("touch")));
     }
 }

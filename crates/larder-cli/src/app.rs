@@ -32,7 +32,7 @@ impl App {
     }
 
     /// Begins to connect, for a command of a few requests. The first one waits for the connection that it uses, and not
-    /// for that of near reads, which takes two more round trips.
+    /// for that of near reads, which takes one more round trip.
     pub(crate) fn open(&self) -> Result<Larder, Failure> {
         self.builder()?.connect_lazy().map_err(Failure::from)
     }

@@ -13,9 +13,11 @@ use crate::commands::{
 /// See into caches, locks and rate limits that larder keeps on a server, and use them from scripts.
 #[derive(Debug, Parser)]
 #[command(name = "larder", version, disable_help_subcommand = true, arg_required_else_help = true)]
+#[command(term_width = 80)]
 #[command(after_help = "\
 Settings come from the arguments, else from the environment (LARDER_URL, LARDER_NAMESPACE, …), else from a profile \
 in ~/.config/larder/config.toml. `larder help environment` lists them, `larder help exit-codes` what scripts need.
+
 larder is for what is in a server. ./redis-management.sh and compose.yaml of its repository start and stop one.")]
 pub(crate) struct Cli {
     #[command(flatten)]

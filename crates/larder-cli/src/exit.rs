@@ -56,7 +56,8 @@ pub(crate) const HELP: &str = "\
 Exit codes
 
     0    done, yes, allowed
-    1    no: there is no such entry or lock, or nothing to reset; or you said no; doctor --strict: a warning
+    1    no: there is no such entry or lock, or nothing to reset; or you said no;
+         doctor --strict: a warning
     2    doctor: a problem was found
    64    the command line is wrong
    65    a value cannot be decoded or encoded, or a key holds another type
@@ -64,7 +65,7 @@ Exit codes
    70    lock run: the lock was lost, and the command was ended
    74    a file or the output cannot be read or written
    75    not now: the lock is held, the limit is reached, or the server is busy
-         (lock run: --conflict-exit chooses another code for a lock that is held)
+         (lock run: --conflict-exit chooses another code for a held lock)
    76    the server reported an error
    77    not permitted: by the server's users (ACL), or by --read-only
    78    the configuration file cannot be used
@@ -74,5 +75,6 @@ Exit codes
   141    the reader of the output has gone, as in `larder ls | head -1`
 
 lock run exits with the status of its command. So a command of your own may also
-exit with one of these numbers; larder writes a line to standard error for each of its own.
+exit with one of these numbers. larder writes a line to standard error for each
+of its own.
 ";

@@ -134,7 +134,7 @@ fn ls_samples_cheaply_and_well() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn get_takes_three_round_trips_to_connect_one_to_read_and_one_more_for_tags() {
+async fn get_takes_one_round_trip_to_connect_one_to_read_and_one_more_for_tags() {
     let server = Server::builder().tcp().start();
     let set = |key: &str, options: &[&str]| {
         let ran = run(shop(&server.url()), [&["set", "user", key, "1", "--ttl", "1h"], options].concat());
@@ -147,12 +147,18 @@ async fn get_takes_three_round_trips_to_connect_one_to_read_and_one_more_for_tag
     let proxy = Proxy::start(server.addr().unwrap()).await;
     let round_trip = Duration::from_millis(400);
     proxy.delay(Direction::Both, round_trip / 2);
-    for (key, trips) in [("1", 4), ("2", 5)] {
-        let begin = Instant::now();
-        let ran = run(shop(&proxy.url()), ["--timeout", "20s", "get", "user", key]);
-        let took = begin.elapsed();
-        assert_eq!((ran.code, ran.out.as_str()), (0, "1\n"), "{ran:?}");
-        assert!((round_trip * trips..round_trip * (trips + 1)).contains(&took), "{key}: {took:?}");
+    for (key, trips) in [("1", 2), ("2", 3)] {
+        // The fastest of some runs: a busy machine may add to any of them, and nothing makes one faster.
+        let times = (0..5).map(|_| {
+            let begin = Instant::now();
+            let ran = run(shop(&proxy.url()), ["--timeout", "20s", "get", "user", key]);
+            let took = begin.elapsed();
+            assert_eq!((ran.code, ran.out.as_str()), (0, "1\n"), "{ran:?}");
+            assert!(took >= round_trip * trips, "{key}: {took:?}");
+            took
+        });
+        let fastest = times.into_iter().find(|took| *took < round_trip * (trips + 1));
+        assert!(fastest.is_some(), "{key} takes more than {trips} round trips");
     }
 }
 

@@ -1,42 +1,15 @@
 //! Each example runs, on the embedded store and on a server, and says what it should.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests")]
 
-use std::path::{Path, PathBuf};
+#[path = "support/built.rs"]
+mod built;
+
+use std::path::Path;
 use std::process::{Command, Output};
-use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
+use built::built;
 use larder_testkit::Server;
-
-/// As `cargo xtask test` builds them, so that nothing is built twice.
-const BUILD: [&str; 8] = [
-    "build",
-    "--quiet",
-    "--locked",
-    "--workspace",
-    "--exclude",
-    "larder-bench",
-    "--all-features",
-    "--examples",
-];
-
-/// Builds the examples beside these tests, and gives their folder.
-fn built() -> &'static Path {
-    static FOLDER: OnceLock<PathBuf> = OnceLock::new();
-    FOLDER.get_or_init(|| {
-        let mut build = Command::new(env!("CARGO"));
-        // What cargo told this test about its package would make it build again what depends on such variables: ring
-        // and all that stands on it.
-        for (name, _) in std::env::vars_os() {
-            if name.to_string_lossy().starts_with("CARGO_PKG_") || name == "CARGO_MANIFEST_DIR" {
-                build.env_remove(name);
-            }
-        }
-        assert!(build.args(BUILD).status().unwrap().success(), "the examples do not build");
-        let tests = std::env::current_exe().unwrap();
-        tests.parent().unwrap().parent().unwrap().join("examples")
-    })
-}
 
 fn run(example: &str, url: &str) -> Output {
     Command::new(built().join(example)).env("LARDER_URL", url).output().unwrap()

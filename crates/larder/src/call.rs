@@ -58,8 +58,8 @@ pin_project! {
         started: Option<Instant>,
         // Whether to time an answer that is there at once.
         timed: Timed,
-        // Makes the error of a timeout.
-        late: fn(Duration) -> Error,
+        // Whether it is an invalidation, which is queued when it times out.
+        queued: bool,
         // Boxed, so that calls that are answered at once do not carry it.
         timer: Option<Pin<Box<Sleep>>>,
     }
@@ -73,7 +73,7 @@ impl<'a, F> Call<'a, F> {
             instrument,
             started: None,
             timed: Timed::Always,
-            late: Error::timed_out,
+            queued: false,
             timer: None,
         }
     }
@@ -86,8 +86,7 @@ impl<'a, F> Call<'a, F> {
 
     /// Makes a call for an invalidation, which is queued when it times out.
     pub(crate) fn queued(timeout: Duration, instrument: &'a Instrument, work: F) -> Self {
-        let late = |timeout| Error::timed_out(timeout).queued();
-        Self { late, ..Self::new(timeout, instrument, work) }
+        Self { queued: true, ..Self::new(timeout, instrument, work) }
     }
 
     /// Makes a call for work on any number of keys, done in batches. Each batch is [`within`] the `response_timeout`,
@@ -117,13 +116,33 @@ where
 {
     type Output = Result<T>;
 
-    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<T>> {
-        let mut this = self.project();
-        if *this.timed != Timed::IfItWaits {
-            this.started.get_or_insert_with(Instant::now);
+    #[inline]
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<T>> {
+        let mut this = self.as_mut().project();
+        // An answer that is there at once takes the shortest way.
+        if *this.timed == Timed::IfItWaits
+            && this.started.is_none()
+            && let Some(work) = this.work.as_mut().as_pin_mut()
+        {
+            return match work.poll(cx) {
+                Poll::Ready(Ok(answer)) => Poll::Ready(Ok(answer)),
+                polled => self.settle(polled, cx),
+            };
         }
+        self.poll_timed(cx)
+    }
+}
+
+impl<T, F> Call<'_, F>
+where
+    F: Future<Output = Result<T>>,
+{
+    #[inline(never)]
+    fn poll_timed(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<T>> {
+        let mut this = self.as_mut().project();
+        this.started.get_or_insert_with(Instant::now);
         let Some(work) = this.work.as_mut().as_pin_mut() else {
-            return Poll::Ready(Err((this.late)(*this.timeout)));
+            return Poll::Ready(Err(late(*this.timeout, *this.queued)));
         };
         // Poll the work. The batches of a call learn its timeout through a thread-local while they are polled.
         let given = *this.timed == Timed::InBatches && *this.timeout != Duration::MAX;
@@ -136,10 +155,13 @@ where
                 polled
             }
         };
-        if let (Poll::Ready(Ok(_)), None) = (&polled, &this.started) {
-            return polled;
-        }
-        // Not answered at once: check the deadline. Work that is late is polled once more, then dropped.
+        self.settle(polled, cx)
+    }
+
+    /// Counts an answer, or checks the deadline. Work that is late is polled once more, then dropped.
+    #[inline(never)]
+    fn settle(self: Pin<&mut Self>, polled: Poll<Result<T>>, cx: &mut Context<'_>) -> Poll<Result<T>> {
+        let mut this = self.project();
         let started = *this.started.get_or_insert_with(Instant::now);
         let result = match polled {
             Poll::Ready(result) => result,
@@ -156,7 +178,7 @@ where
                     Some(Poll::Ready(result)) => result,
                     _ => {
                         this.work.set(None);
-                        Err((this.late)(*this.timeout))
+                        Err(late(*this.timeout, *this.queued))
                     }
                 }
             }
@@ -164,6 +186,12 @@ where
         this.instrument.finished(started.elapsed(), result.as_ref().err());
         Poll::Ready(result)
     }
+}
+
+/// Makes the error of a timeout.
+fn late(timeout: Duration, queued: bool) -> Error {
+    let error = Error::timed_out(timeout);
+    if queued { error.queued() } else { error }
 }
 
 /// Makes a timer that ends `timeout` after `started`; `None` if that is beyond the clock's range.

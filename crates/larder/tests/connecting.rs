@@ -253,6 +253,57 @@ async fn sentinels_may_ask_for_a_user_of_their_own() {
     assert_eq!(unknown.kind(), ErrorKind::Permission, "{unknown:?}");
 }
 
+// ---- Round trips ---------------------------------------------------------------------------------------------------
+
+const TRIP: Duration = Duration::from_millis(400);
+
+/// A proxy that delays each round trip by `TRIP`.
+async fn far(server: &Server) -> Proxy {
+    let proxy = Proxy::start(server.addr().unwrap()).await;
+    proxy.delay(Direction::Both, TRIP / 2);
+    proxy
+}
+
+/// Checks that something takes so many round trips: at least, and in one of some runs not more.
+async fn takes(trips: u32, what: &str, action: impl AsyncFn() -> larder::Result<()>) {
+    for _ in 0..5 {
+        let begin = Instant::now();
+        action().await.unwrap();
+        let took = begin.elapsed();
+        assert!(took >= TRIP * trips, "{what}: {took:?}");
+        if took < TRIP * (trips + 1) {
+            return;
+        }
+    }
+    panic!("{what}: more than {trips} round trips");
+}
+
+#[tokio::test]
+async fn a_connection_opens_in_one_round_trip_and_tracks_after_one_more() {
+    let server = Server::builder().tcp().start();
+    server.command(&["ACL", "SETUSER", "ann", "on", ">ann's", "~*", "&*", "+@all"]);
+    let proxy = far(&server).await;
+    let as_ann = || patient().url(format!("{}/3", proxy.url())).username("ann").password("ann's");
+    let first_command = async || as_ann().connect_lazy().unwrap().ping().await;
+    takes(2, "a connection and a command", first_command).await;
+    takes(2, "all connections", async || as_ann().connect().await.map(drop)).await;
+
+    // Without HELLO, which the ACL of Redis 6 may forbid: the login, AUTH, HELLO again, ROLE, and the command.
+    if !server.version().at_least(6, 2) {
+        server.command(&["ACL", "SETUSER", "default", "-hello"]);
+        server.command(&["ACL", "SETUSER", "ann", "-hello"]);
+        takes(5, "a connection without HELLO, and a command", first_command).await;
+    }
+}
+
+#[tokio::test]
+async fn a_sentinel_is_asked_in_one_round_trip() {
+    let sentinel = Sentinel::start();
+    let proxy = far(&sentinel.sentinels()[0]).await;
+    let url = format!("redis-sentinel://{}/larder", proxy.address());
+    takes(1, "the sentinel", async || patient().url(&url).connect().await.map(drop)).await;
+}
+
 // ---- What a connection reports about itself
 // --------------------------------------------------------------------------
 

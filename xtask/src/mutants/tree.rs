@@ -5,10 +5,10 @@ use std::collections::btree_map::Entry;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::process::Stdio;
 
 use super::mutant::{Edit, Mutant, Test};
-use crate::run::{Failure, cargo, describe, root};
+use crate::programs;
+use crate::run::{Failure, cargo, root};
 
 /// The environment variable from which the program learns which mistake to make.
 const SWITCH: &str = "
@@ -154,7 +154,7 @@ impl Tree {
 
     /// Builds the programs of these tests, all at once.
     pub(super) fn build(&self, tests: &[Test]) -> Result<Programs, Failure> {
-        let mut build = cargo(&["test", "--locked", "--quiet", "--all-features", "-p", "larder", "--no-run"]);
+        let mut build = cargo(&["test", "--locked", "--quiet", "--all-features", "-p", "larder"]);
         let mut targets: Vec<&str> = tests.iter().map(|test| test.target).collect();
         targets.sort_unstable();
         targets.dedup();
@@ -164,24 +164,17 @@ impl Tree {
                 target => build.args(["--test", target]),
             };
         }
-        build.args(["--message-format", "json-render-diagnostics"]).arg("--target-dir").arg(&self.target);
+        build.arg("--target-dir").arg(&self.target);
         // Without line tables the programs link faster.
-        build.env("CARGO_PROFILE_DEV_DEBUG", "false");
-        build.current_dir(&self.folder).stdout(Stdio::piped()).stderr(Stdio::piped());
-        let output = build.output().map_err(Failure::new)?;
-        if !output.status.success() {
-            let why = String::from_utf8_lossy(&output.stderr);
-            return Err(Failure::new(format!("`{}` failed:\n{why}", describe(&build))));
-        }
-        let messages = String::from_utf8_lossy(&output.stdout);
-        let built: Vec<(&str, PathBuf)> = messages.lines().filter_map(executable).collect();
+        build.env("CARGO_PROFILE_DEV_DEBUG", "false").current_dir(&self.folder);
+        let built = programs::build(&mut build)?;
         targets
             .into_iter()
             .map(|target| {
                 let name = if target.is_empty() { "larder" } else { target };
-                let program = built.iter().find(|(built, _)| *built == name);
+                let program = built.iter().find(|built| built.name == name);
                 let program = program.ok_or_else(|| Failure::new(format!("cargo did not build {name}")))?;
-                Ok((target, program.1.clone()))
+                Ok((target, program.path.clone()))
             })
             .collect()
     }
@@ -196,15 +189,6 @@ fn check_applies(mutant: &Mutant, edit: &Edit, text: &str) -> Result<(), Failure
             mutant.name, edit.file
         ))),
     }
-}
-
-/// The target and the test program in a line of cargo's JSON.
-fn executable(line: &str) -> Option<(&str, PathBuf)> {
-    let (_, rest) = line.split_once("\"executable\":\"")?;
-    let program = PathBuf::from(rest.split_once('"')?.0);
-    let (_, target) = line.split_once("\"target\":{")?;
-    let (_, name) = target.split_once("\"name\":\"")?;
-    Some((name.split_once('"')?.0, program))
 }
 
 /// Copies everything except build results and git's data, and removes files that the sources no longer have.
@@ -238,16 +222,4 @@ fn copy_folder(from: &Path, to: &Path) -> io::Result<()> {
         }
     }
     Ok(())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_program_is_found_in_what_cargo_says() {
-        let line = r#"{"reason":"x","target":{"kind":["test"],"name":"near","doc":1},"executable":"/a/b-1"}"#;
-        assert_eq!(executable(line), Some(("near", "/a/b-1".into())));
-        assert_eq!(executable(r#"{"reason":"compiler-artifact","executable":null}"#), None);
-    }
 }

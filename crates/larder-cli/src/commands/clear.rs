@@ -16,8 +16,9 @@ const SAMPLE: usize = 1000;
 /// Invalidate every entry of a cache
 #[derive(Debug, Args)]
 #[command(after_help = "\
-Costs one round trip, however many entries the cache has; they expire later. It covers every schema. Asks on a terminal;
-elsewhere it needs --yes.
+Costs one round trip, however many entries the cache has; they expire later. It covers every schema. Asks on a \
+terminal; elsewhere it needs --yes.
+
 Example:
   larder clear page --dry-run")]
 pub(crate) struct Arguments {

@@ -11,6 +11,7 @@ use crate::failure::Failure;
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Near copies are dropped, and loads that are under way store nothing. Exits with 1 if none of the keys was there.
+
 Example:
   larder del user 123 124")]
 pub(crate) struct Arguments {

@@ -11,6 +11,7 @@ use crate::failure::Failure;
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Exits with 0 for yes and 1 for no. A stale or invalidated entry is no.
+
 Example:
   larder exists user 123 && echo cached")]
 pub(crate) struct Arguments {

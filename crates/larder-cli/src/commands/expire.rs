@@ -10,8 +10,9 @@ use crate::failure::Failure;
 /// Mark entries as stale: the next reader loads them again
 #[derive(Debug, Args)]
 #[command(after_help = "\
-An entry of a cache with stale_for is still served if that load fails; any other entry is deleted. Exits with 1 if none
-of the keys was there.
+An entry of a cache with stale_for is still served if that load fails; any other entry is deleted. Exits with 1 \
+if none of the keys was there.
+
 Example:
   larder expire user 123")]
 pub(crate) struct Arguments {

@@ -17,6 +17,7 @@ use crate::output::escape;
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Exits with 0 if a program that reads it now gets a value, else with 1.
+
 Examples:
   larder explain user 123
   larder explain user 123 --format json | jq .verdict")]
@@ -38,7 +39,7 @@ pub(crate) async fn run(arguments: Arguments, app: &App) -> Result<Exit, Failure
     }
     if let Some(loader) = &report.loader {
         let by = loader.process.as_ref().map_or_else(
-            || format!("a process that is not announced (token {:016x})", loader.token),
+            || format!("process {:08x} (no name)", loader.token >> 32),
             |process| format!("{} ({}:{})", process.name, process.host, process.pid),
         );
         let since = loader.since.map(|since| format!(", since {}", moment::shown(since))).unwrap_or_default();

@@ -13,8 +13,9 @@ use crate::output::{self, escape};
 /// Print the value of an entry, whatever its format
 #[derive(Debug, Args)]
 #[command(after_help = "\
-The key is given as it is stored: 123, or a:1 for the tuple (\"a\", 1). JSON and MessagePack are printed as JSON, bytes
-as hexadecimal digits. Exits with 1 if nothing is stored.
+The key is given as it is stored: 123, or a:1 for the tuple (\"a\", 1). JSON and MessagePack are printed as \
+JSON, bytes as hexadecimal digits. Exits with 1 if nothing is stored.
+
 Examples:
   larder get user 123
   larder get page@2 a:1 --meta

@@ -19,7 +19,8 @@ pub(crate) struct Arguments {
 const ENVIRONMENT: &str = "\
 Settings
 
-Each setting is taken from the first of: the argument, the environment, the profile.
+Each setting is taken from the first of the argument, the environment, the
+profile.
 
     argument          environment             profile
     --url             LARDER_URL              url
@@ -42,11 +43,13 @@ URLs
     redis+unix:///path/to.sock[?db=N]    one server, by its socket
     redis-cluster://h1,h2,h3             Redis Cluster
     redis-sentinel://h1,h2/service       the master that Sentinel names
-    memory:                              an empty store in this process, to try commands on
-    A password in --url is refused, because other users of the machine can read it. LARDER_URL may have one.
+    memory:                              an empty store, to try commands on
+    A password in --url is refused, because other users of the machine can read
+    it. LARDER_URL may have one.
 
-The configuration file, ~/.config/larder/config.toml ($XDG_CONFIG_HOME is respected), must have mode 0600:
-    default = \"dev\"                      # used if neither --url, LARDER_URL nor a profile is given
+The configuration file, ~/.config/larder/config.toml, must have mode 0600
+($XDG_CONFIG_HOME is respected):
+    default = \"dev\"    # if neither --url, LARDER_URL nor a profile is given
 
     [profiles.dev]
     url = \"redis://127.0.0.1\"
@@ -59,12 +62,16 @@ The configuration file, ~/.config/larder/config.toml ($XDG_CONFIG_HOME is respec
     coordination = \"rediss://locks.internal\"
     read_only = true
 
-Two servers are never mixed: what names the URL also brings the password and the server of locks.
-    --profile            LARDER_URL, LARDER_USER, LARDER_PASSWORD and the others are not read
+Two servers are never mixed: what names the URL also brings the password and the
+server of locks.
+    --profile            LARDER_URL, LARDER_USER, LARDER_PASSWORD and the others
+                         are not read
     --url, LARDER_URL    LARDER_PROFILE and the default profile are not read
     --url                LARDER_COORDINATION is not read
-    --profile and --url  the profile's user, password, coordination, tls_cert and tls_key are not used
-LARDER_READ_ONLY always counts, and so does the read_only of a profile that is named by --profile.
+    --profile and --url  the profile's user, password, coordination, tls_cert
+                         and tls_key are not used
+LARDER_READ_ONLY always counts, and so does the read_only of a profile that is
+named by --profile.
 ";
 
 pub(crate) fn run(arguments: &Arguments) -> Result<Exit, Failure> {

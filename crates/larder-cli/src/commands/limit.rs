@@ -27,6 +27,7 @@ enum Command {
     /// Charge permits, or be refused: exit 0 allowed, 75 refused
     #[command(after_help = "\
 Several quotas are decided together, in one round trip: all are charged, or none.
+
 Examples:
   larder limit check api ann --quota 10/1s --quota 100/1m && curl …
   larder limit check mail out --quota 5/1s:gcra=2      # one every 200 ms, two at once
@@ -45,6 +46,7 @@ Examples:
     /// Wait until permits are free, and charge them
     #[command(after_help = "\
 The server books a turn, so callers are served in their order. Exits with 75 if none is free within --within.
+
 Example:
   larder limit wait mail out --quota 5/1s --within 1m && sendmail …")]
     Wait {

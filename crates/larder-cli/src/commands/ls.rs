@@ -15,8 +15,8 @@ use crate::output::{Cell, Column, Table, units};
 /// List the caches with their sizes, or the keys of one cache
 #[derive(Debug, Args)]
 #[command(after_long_help = "\
-Without a cache, the figures are estimated from --sample random keys, in as many round trips as 20 for 1,000 keys. The
-last line says how far they may be off. With a cache, keys are listed by SCAN, 200 at a time, with a pause after each
+Without a cache, the figures are estimated from --sample random keys, in about 20 round trips for 1,000 keys. The \
+last line says how far they may be off. With a cache, keys are listed by SCAN, 200 at a time, with a pause after each \
 batch for as long as the batch took. Ctrl-C ends both, and shows what is known so far.
 
 Examples:

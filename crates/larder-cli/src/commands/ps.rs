@@ -13,6 +13,7 @@ use crate::output::{Cell, Column, Table, units};
 #[derive(Debug, Args)]
 #[command(after_help = "\
 A program announces itself by Larder::builder().presence(\"web-3\"). A process that is not seen for 35 s is not listed.
+
 Example:
   larder ps --format json")]
 pub(crate) struct Arguments {}

@@ -6,8 +6,8 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, ValueEnum};
-use larder::Expiry;
 use larder::admin::{EntryValue, EntryWrite, StoredFormat};
+use larder::{ErrorKind, Expiry};
 use serde_json::{Value, json};
 
 use crate::app::App;
@@ -19,6 +19,7 @@ use crate::failure::Failure;
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Loads that are under way store nothing over it, and near copies are dropped, as after a write of a program.
+
 Examples:
   larder set user 123 '{\"name\":\"Bob\"}' --ttl 1h --tag team:7
   larder set motd de --text 'Guten Tag' --ttl 1d
@@ -107,7 +108,12 @@ pub(crate) async fn run(arguments: Arguments, app: &App) -> Result<Exit, Failure
     let larder = app.open()?;
     let Arguments { cache, key, .. } = &arguments;
     if !arguments.dry_run {
-        larder.admin().set(cache, key, &value, how).await?;
+        let timed = arguments.ttl.is_some() || arguments.no_expiry;
+        larder.admin().set(cache, key, &value, how).await.map_err(|error| {
+            let untimed = error.kind() == ErrorKind::InvalidSetting && !timed;
+            let failure = Failure::from(error);
+            if untimed { failure.fix("a new entry needs --ttl 1h, or --no-expiry") } else { failure }
+        })?;
     }
     let verb = if arguments.dry_run { "would store" } else { "stored" };
     let json = json!({ "cache": cache, "key": key, "stored": !arguments.dry_run });

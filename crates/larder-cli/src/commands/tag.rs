@@ -21,6 +21,7 @@ enum Command {
     /// Invalidate every entry of any cache that carries a tag
     #[command(after_help = "\
 Costs one round trip for each tag, however many entries carry it. Asks on a terminal; elsewhere it needs --yes.
+
 Example:
   larder tag invalidate team:7")]
     Invalidate {

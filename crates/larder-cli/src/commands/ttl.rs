@@ -17,6 +17,7 @@ use crate::output::{self, units};
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Prints milliseconds in a pipe, and `never` for an entry without an expiry. Exits with 1 if there is no such entry.
+
 Examples:
   larder ttl user 123
   larder ttl user 123 --set 1h")]

@@ -6,7 +6,7 @@ use std::process::{Command, Stdio};
 
 /// A command on one file. LARDER_TEST_COMPOSE is the program by itself; without it, it is docker's plugin.
 pub(crate) fn command(words: &[&str], file: &Path) -> Command {
-    let mut command = match env::var_os("LARDER_TEST_COMPOSE") {
+    let mut command = match env::var_os("LARDER_TEST_COMPOSE").filter(|program| !program.is_empty()) {
         Some(program) => Command::new(program),
         None => {
             let mut docker = Command::new("docker");

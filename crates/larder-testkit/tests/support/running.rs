@@ -1,26 +1,14 @@
 //! examples/service.rs as a process, asked over real HTTP.
 #![allow(dead_code, reason = "each test program uses some of it")]
 
+mod built;
+
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpStream};
-use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::sync::OnceLock;
 use std::time::Duration;
 
-/// As `cargo xtask test` builds them, so that nothing is built twice.
-const BUILD: [&str; 7] =
-    ["build", "--quiet", "--workspace", "--exclude", "larder-bench", "--all-features", "--examples"];
-
-pub(crate) fn built() -> &'static Path {
-    static FOLDER: OnceLock<PathBuf> = OnceLock::new();
-    FOLDER.get_or_init(|| {
-        let build = Command::new(env!("CARGO")).args(BUILD).status();
-        assert!(build.unwrap().success(), "the examples do not build");
-        let tests = std::env::current_exe().unwrap();
-        tests.parent().unwrap().parent().unwrap().join("examples")
-    })
-}
+pub(crate) use built::built;
 
 /// A running instance; killed when it is dropped.
 pub(crate) struct Service {

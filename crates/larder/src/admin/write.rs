@@ -327,7 +327,7 @@ fn times(how: &EntryWrite, old: Option<&EntryInfo>, now: u64) -> Result<Times> {
             (expiry, _) => expiry,
         },
         (None, None) => {
-            return Err(Error::invalid("there is no entry to take the time to live from: give one"));
+            return Err(Error::invalid("nothing is stored here whose time to live could be kept: give one"));
         }
     };
     let Expiry::After(fresh) = fresh else {

@@ -233,9 +233,10 @@ where
     /// beta · −ln(random)` is longer than the time left.
     #[inline]
     pub(super) fn is_due_early(&self, fresh_until: u64, load_cost: u32) -> bool {
-        if self.policy.early == 0.0 || fresh_until == 0 {
-            return false;
-        }
+        self.policy.early != 0.0 && fresh_until != 0 && self.draws_early(fresh_until, load_cost)
+    }
+
+    fn draws_early(&self, fresh_until: u64, load_cost: u32) -> bool {
         let now = self.context.store().map_or(0, Store::now);
         let left = Duration::from_millis(fresh_until.saturating_sub(now)).as_secs_f64();
         let cost = f64::from(load_cost) / 1e6;
@@ -261,7 +262,7 @@ where
             if kind.is_settled_by(self, fresh_until, load_cost) {
                 NearAnswer::Settled(of_near(copy))
             } else {
-                NearAnswer::Due(copy.kept())
+                NearAnswer::Due(Box::new(copy.kept()))
             }
         })
     }
@@ -271,8 +272,8 @@ where
 enum NearAnswer<V, R> {
     /// It answers the load.
     Settled(R),
-    /// It is valid but due for an early refresh.
-    Due(CachedValue<V>),
+    /// It is valid but due for an early refresh. Boxed, because it is rare.
+    Due(Box<CachedValue<V>>),
 }
 
 impl LoadKind {
@@ -371,43 +372,60 @@ where
     S: LoadSource<V>,
 {
     /// Polls for the value: `of_near` converts a near copy, `of_kept` any other value.
+    #[inline]
     fn poll_as<R>(
-        self: Pin<&mut Self>,
+        mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
         of_near: impl FnOnce(NearCopy<V>) -> R,
         of_kept: impl FnOnce(CachedValue<V>) -> R,
     ) -> Poll<Result<Option<R>, LoadError<E>>> {
+        let this = self.as_mut().project();
+        let cache = *this.cache;
+        let mut due = None;
+        if let (None, None, Some(LoadOptions { source, kind, .. })) =
+            (&*this.look_up, &*this.slow, &*this.request)
+        {
+            match cache.glance(source.key(), *kind, of_near) {
+                Ok(Some(NearAnswer::Settled(value))) => {
+                    cache.near_hit(|| cache.entry(source.key()));
+                    // Too fast to be worth timing.
+                    return Poll::Ready(Ok(Some(value)));
+                }
+                Ok(Some(NearAnswer::Due(kept))) => due = Some(Ok(kept)),
+                Ok(None) => {}
+                Err(error) => due = Some(Err(error)),
+            }
+        }
+        self.poll_past_near(cx, due).map_ok(|kept| kept.map(of_kept))
+    }
+
+    /// Polls for what the near tier does not settle. `due` is a near copy to refresh, or why there is none.
+    #[inline(never)]
+    fn poll_past_near(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        due: Option<Result<Box<CachedValue<V>>>>,
+    ) -> Poll<Result<Option<CachedValue<V>>, LoadError<E>>> {
         let this = self.project();
         let cache = *this.cache;
-        // Find out what is there: the near tier first, then the store.
         let polled = if let Some(slow) = this.slow {
             slow.as_mut().poll(cx)
         } else {
-            // Set when the near copy was already drawn for an early refresh: a second draw would square the odds.
-            let mut drawn = false;
-            let found = match (&mut *this.look_up, &*this.request) {
-                (Some(look_up), _) => look_up.as_mut().poll(cx),
-                (None, None) => Poll::Ready(Err(Error::closed())),
-                (None, Some(LoadOptions { source, kind, .. })) => {
-                    match cache.glance(source.key(), *kind, of_near) {
-                        Ok(Some(NearAnswer::Settled(value))) => {
-                            cache.near_hit(|| cache.entry(source.key()));
-                            // Too fast to be worth timing.
-                            return Poll::Ready(Ok(Some(value)));
+            // A near copy was already drawn for an early refresh: a second draw would square the odds.
+            let drawn = matches!(due, Some(Ok(_)));
+            let found = if let Some(due) = due {
+                Poll::Ready(due.map(|kept| Lookup::Fresh(*kept)))
+            } else {
+                match (&mut *this.look_up, &*this.request) {
+                    (Some(look_up), _) => look_up.as_mut().poll(cx),
+                    (None, None) => Poll::Ready(Err(Error::closed())),
+                    (None, Some(LoadOptions { source, kind, .. })) => match cache.entry(source.key()) {
+                        Ok(entry) => {
+                            let look_up = cache.skip_local(entry, kind.reason);
+                            this.look_up.insert(look_up).as_mut().poll(cx)
                         }
-                        Ok(Some(NearAnswer::Due(kept))) => {
-                            drawn = true;
-                            Poll::Ready(Ok(Lookup::Fresh(kept)))
-                        }
-                        Ok(None) => match cache.entry(source.key()) {
-                            Ok(entry) => {
-                                let look_up = cache.skip_local(entry, kind.reason);
-                                this.look_up.insert(look_up).as_mut().poll(cx)
-                            }
-                            Err(error) => Poll::Ready(Err(error)),
-                        },
                         Err(error) => Poll::Ready(Err(error)),
-                    }
+                    },
                 }
             };
             // A fresh value that is not due for a refresh ends the call. Everything else is the slow path.
@@ -448,7 +466,7 @@ where
             _ => None,
         };
         cache.shared.meter.get_or_load.finished(started.elapsed(), error);
-        Poll::Ready(result.map(|kept| kept.map(of_kept)))
+        Poll::Ready(result)
     }
 }
 

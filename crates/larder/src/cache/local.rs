@@ -43,33 +43,36 @@ where
         take: impl FnOnce(NearCopy<V>) -> T,
     ) -> Result<Option<T>> {
         let Some(near) = self.near_tier() else { return Ok(None) };
-        let found = match key.plain() {
-            Some(plain) => match near.copies.find(&GivenKey::new(self.policy.schema, plain)) {
-                None if plain.may_be_escaped() => self.find_written(near, key),
-                found => found,
-            },
-            None => self.find_written(near, key),
-        };
-        match found {
-            Some(found) => self.valid_copy(found.what, || self.entry(key), take),
+        let Some(plain) = key.plain() else { return self.get_written(near, key, take) };
+        // Read the clock first: the processor then does so while it hashes the key.
+        let now = self.context.clock.moment();
+        // A copy is used where it was put. Moving it at once would wait for its parts to leave the store buffer.
+        match near.copies.find(&GivenKey::new(self.policy.schema, plain)) {
+            Some(found) => {
+                let valid = self.may_serve(&found.what, now, || self.entry(key))?;
+                Ok(valid.then(|| take(found.what)))
+            }
+            None if plain.may_be_escaped() => self.get_written(near, key, take),
             None => Ok(None),
         }
     }
 
-    /// Finds the copy of a key by its text.
-    fn find_written<K: CacheKey>(&self, near: &NearTier<V>, key: &K) -> Option<Copied<NearCopy<V>>> {
+    /// Does the same with the key's text.
+    fn get_written<K: CacheKey, T>(
+        &self,
+        near: &NearTier<V>,
+        key: &K,
+        take: impl FnOnce(NearCopy<V>) -> T,
+    ) -> Result<Option<T>> {
         let mut text = Name::new();
         key.write(&mut KeyText::new(&mut text));
-        near.copies.find(&EntryKeyRef::text(self.policy.schema, &text))
+        self.get_found(near, EntryKeyRef::text(self.policy.schema, &text), || self.entry(key), take)
     }
 
-    /// Does the same as [`get_near`](Self::get_near) for an entry whose name is there already.
+    /// Does the same for an entry whose name is there already.
     pub(super) fn get_local<T>(&self, entry: &str, take: impl FnOnce(NearCopy<V>) -> T) -> Result<Option<T>> {
         let Some(near) = self.near_tier() else { return Ok(None) };
-        match near.copies.find(&self.near_key(entry)) {
-            Some(found) => self.valid_copy(found.what, || Ok(Name::from(entry)), take),
-            None => Ok(None),
-        }
+        self.get_found(near, self.near_key(entry), || Ok(Name::from(entry)), take)
     }
 
     /// Returns the near tier's key of an entry of this handle, by its name.
@@ -77,20 +80,32 @@ where
         EntryKeyRef::text(self.policy.schema, entry.get(self.policy.prefix.len()..).unwrap_or_default())
     }
 
-    #[inline]
-    fn valid_copy<T>(
+    fn get_found<T>(
         &self,
-        copy: NearCopy<V>,
+        near: &NearTier<V>,
+        key: EntryKeyRef<'_>,
         name: impl FnOnce() -> Result<Name>,
         take: impl FnOnce(NearCopy<V>) -> T,
     ) -> Result<Option<T>> {
-        let sessions = self.context.store()?.sessions();
         let now = self.context.clock.moment();
-        let valid = now.mono() < copy.until
+        let Some(found) = near.copies.find(&key) else { return Ok(None) };
+        let valid = self.may_serve(&found.what, now, name)?;
+        Ok(valid.then(|| take(found.what)))
+    }
+
+    /// Whether a near copy may be served.
+    #[inline]
+    fn may_serve(
+        &self,
+        copy: &NearCopy<V>,
+        now: Moment,
+        name: impl FnOnce() -> Result<Name>,
+    ) -> Result<bool> {
+        let sessions = self.context.store()?.sessions();
+        Ok(now.mono() < copy.until
             && sessions.is_valid(copy.seen, now)
             && copy.more.as_ref().is_none_or(|more| self.holds(more, now))
-            && !(self.context.invalidation_queue.is_pending() && self.is_covered(&name()?));
-        Ok(valid.then(|| take(copy)))
+            && !(self.context.invalidation_queue.is_pending() && self.is_covered(&name()?)))
     }
 
     /// Whether the clear version and the tags that a near copy depends on are still valid.

@@ -158,15 +158,18 @@ impl<V> CachedValue<V> {
 }
 
 /// A value in the near tier. It is small, because memory access dominates the cost of a near hit.
+///
+/// The fields are cloned in this order, the value last: cloning an `Arc` is an atomic step, which the processor carries
+/// out before it loads anything else.
 #[derive(Clone)]
 pub(super) struct NearCopy<V> {
-    pub(super) value: V,
     pub(super) seen: ReadStamp,
     /// Nanoseconds of the monotonic clock.
     pub(super) until: u64,
     pub(super) written_at: u64,
     /// What only few copies need.
     pub(super) more: Option<Arc<More>>,
+    pub(super) value: V,
 }
 
 /// The part of a near copy that only some need: those with tags, with an end of their freshness, or whose clear

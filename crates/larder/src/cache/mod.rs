@@ -330,12 +330,17 @@ impl<V> Cache<V> {
     #[inline]
     fn near_hit(&self, name: impl Fn() -> Result<Name>) {
         if self.shared.meter.near_hit() {
-            self.context.invalidations.versions.recency.used_copy(&name);
-            if self.counts_reads()
-                && let Ok(entry) = name()
-            {
-                self.note_read(&entry, SAMPLED);
-            }
+            self.sample_near_hit(name);
+        }
+    }
+
+    #[cold]
+    fn sample_near_hit(&self, name: impl Fn() -> Result<Name>) {
+        self.context.invalidations.versions.recency.used_copy(&name);
+        if self.counts_reads()
+            && let Ok(entry) = name()
+        {
+            self.note_read(&entry, SAMPLED);
         }
     }
 

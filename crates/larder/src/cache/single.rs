@@ -269,23 +269,38 @@ where
     type Output = Result<Option<V>>;
 
     #[inline]
-    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let this = self.as_mut().project();
+        let cache = *this.cache;
+        let key: &K = this.key;
+        if this.past_near.is_none()
+            && let Some(value) = cache.get_near(key, |copy| copy.value)?
+        {
+            cache.near_hit(|| cache.entry(key));
+            return Poll::Ready(Ok(Some(value)));
+        }
+        self.poll_past_near(cx)
+    }
+}
+
+impl<V, K> Get<'_, V, K>
+where
+    V: Value,
+    K: CacheKey,
+{
+    #[inline(never)]
+    fn poll_past_near(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<Option<V>>> {
         let this = self.project();
         let cache = *this.cache;
-        let found = match this.past_near {
-            Some(past_near) => past_near.as_mut().poll(cx),
+        let past_near = match this.past_near {
+            Some(past_near) => past_near,
             unasked @ None => {
-                let key: &K = this.key;
-                if let Some(value) = cache.get_near(key, |copy| copy.value)? {
-                    cache.near_hit(|| cache.entry(key));
-                    return Poll::Ready(Ok(Some(value)));
-                }
                 let mut entry = cache.prefix();
-                cache.complete(&mut entry, key)?;
-                unasked.insert(cache.fetch_counted(entry)).as_mut().poll(cx)
+                cache.complete(&mut entry, &*this.key)?;
+                unasked.insert(cache.fetch_counted(entry))
             }
         };
-        Poll::Ready(Ok(match ready!(found)? {
+        Poll::Ready(Ok(match ready!(past_near.as_mut().poll(cx))? {
             Lookup::Fresh(kept) => Some(kept.value),
             _ => None,
         }))

@@ -84,7 +84,7 @@ impl<'a> GivenKey<'a> {
 }
 
 impl Hash for GivenKey<'_> {
-    #[inline]
+    #[inline(always)]
     fn hash<H: Hasher>(&self, state: &mut H) {
         self.0.hash(state);
     }
@@ -111,7 +111,8 @@ fn decimal(text: &[u8]) -> Option<u64> {
 }
 
 impl Hash for EntryKeyRef<'_> {
-    #[inline]
+    // Called, it would keep the hasher in memory.
+    #[inline(always)]
     fn hash<H: Hasher>(&self, state: &mut H) {
         // Equal keys have equal schemas, so the schema may be left out where it is zero.
         if self.schema != 0 {

@@ -93,7 +93,6 @@ impl Recency {
 
     /// Records a use of a near copy, whose name `name` makes. Call it for one hit in
     /// [`SAMPLED`](crate::telemetry::SAMPLED).
-    #[cold]
     pub(crate) fn used_copy(&self, name: impl FnOnce() -> Result<Name>) {
         if !self.wanted.load(Relaxed) {
             return;

@@ -44,8 +44,8 @@ pub(crate) trait AnyTier: Send + Sync {
 /// A copy and its weight.
 #[derive(Clone)]
 pub(crate) struct Copied<T> {
-    pub(crate) what: T,
     pub(crate) bytes: u32,
+    pub(crate) what: T,
 }
 
 #[derive(Clone)]

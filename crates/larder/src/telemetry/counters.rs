@@ -3,6 +3,7 @@
 #[cfg(feature = "metrics")]
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 #[cfg(feature = "metrics")]
@@ -118,10 +119,12 @@ impl Count {
 /// One near hit in this many is recorded. A power of two.
 pub(crate) const SAMPLED: u64 = 64;
 
-/// A count that all threads add to, millions of times a second. Each thread adds to its own part, so the processors
-/// do not pass one cache line around.
+/// A count that all threads add to, millions of times a second. A thread has a part to itself for as long as it runs:
+/// it adds with a load and a store, and no other processor waits for its cache line. Threads beyond the parts share one
+/// atomic count.
 pub(super) struct NearCount {
-    parts: [CounterShard; 16],
+    own: [CounterShard; 32],
+    shared: CounterShard,
     counter: Counter,
 }
 
@@ -130,28 +133,83 @@ pub(super) struct NearCount {
 #[derive(Default)]
 struct CounterShard(AtomicU64);
 
+/// The number of a thread, which no other thread has at the same time.
+struct ThreadNumber(usize);
+
+/// The numbers of threads that have ended, and the smallest number that was never given.
+static NUMBERS: Mutex<(Vec<usize>, usize)> = Mutex::new((Vec::new(), 0));
+
 thread_local! {
-    static PART: usize = {
-        static NEXT: AtomicU64 = AtomicU64::new(0);
-        usize::try_from(NEXT.fetch_add(1, Relaxed) % 16).unwrap_or(0)
+    static NUMBER: ThreadNumber = {
+        let mut numbers = NUMBERS.lock().unwrap_or_else(PoisonError::into_inner);
+        ThreadNumber(numbers.0.pop().unwrap_or_else(|| {
+            numbers.1 += 1;
+            numbers.1 - 1
+        }))
     };
+}
+
+impl Drop for ThreadNumber {
+    fn drop(&mut self) {
+        NUMBERS.lock().unwrap_or_else(PoisonError::into_inner).0.push(self.0);
+    }
 }
 
 impl NearCount {
     pub(super) fn new(cache: &str) -> Self {
         let counter = Counter::of_cache("larder_cache_near_hits_total", cache);
-        Self { parts: Default::default(), counter }
+        Self { own: Default::default(), shared: CounterShard::default(), counter }
     }
 
     /// Adds one, and returns whether this hit is one of the sample.
     #[inline]
     pub(super) fn add_one(&self) -> bool {
-        let before = self.parts.get(PART.with(|part| *part)).map_or(1, |part| part.0.fetch_add(1, Relaxed));
         self.counter.increment(1);
+        // A thread that is ending may have given its number back.
+        let own = NUMBER.try_with(|number| self.own.get(number.0)).ok().flatten();
+        let before = match own {
+            Some(own) => {
+                let before = own.0.load(Relaxed);
+                own.0.store(before + 1, Relaxed);
+                before
+            }
+            None => self.shared.0.fetch_add(1, Relaxed),
+        };
         before.is_multiple_of(SAMPLED)
     }
 
     pub(super) fn get(&self) -> u64 {
-        self.parts.iter().map(|part| part.0.load(Relaxed)).sum()
+        self.own.iter().chain([&self.shared]).map(|part| part.0.load(Relaxed)).sum()
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "tests")]
+mod tests {
+    use std::sync::Barrier;
+    use std::thread;
+
+    use super::*;
+
+    /// More threads at once than there are parts, then as many again, which take over their numbers.
+    #[test]
+    fn every_near_hit_of_every_thread_is_counted() {
+        const THREADS: usize = 40;
+        let count = NearCount::new("user");
+        for round in 1..=2 {
+            let together = Barrier::new(THREADS);
+            thread::scope(|scope| {
+                for _ in 0..THREADS {
+                    scope.spawn(|| {
+                        together.wait();
+                        for _ in 0..1000 {
+                            count.add_one();
+                        }
+                        together.wait();
+                    });
+                }
+            });
+            assert_eq!(count.get(), round * 40_000);
+        }
     }
 }

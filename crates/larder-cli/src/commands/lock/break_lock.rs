@@ -15,13 +15,14 @@ use crate::output;
 /// Take a lock from its holder, who may still be working
 #[derive(Debug, Args)]
 #[command(after_long_help = "\
-The next waiter gets the lock at once. The holder learns of it with its next renewal, and until then both may work: only
-the fence tells them apart. Break only what hangs.
+The next waiter gets the lock at once. The holder learns of it with its next renewal, and until then both may work: \
+only the fence tells them apart. Break only what hangs.
 
 Exits with 1 if nothing held it, or the holder that was shown has released it meanwhile.
+
 Examples:
   larder lock break checkout
-  larder lock break checkout --fence 1764565200000000 --yes     # only if this grant still holds it
+  larder lock break checkout --yes --fence 1764565200000000     # only this grant
   larder lock break pool --kind semaphore --holder 0badcafe00000001 --yes")]
 pub(super) struct Arguments {
     /// The name that the program gave it

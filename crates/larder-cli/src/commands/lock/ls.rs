@@ -15,6 +15,7 @@ use crate::output::{Cell, Column, Table, units};
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Visits every key of the server of locks, 200 at a time, with a pause after each batch for as long as the batch took.
+
 Examples:
   larder lock ls
   larder lock ls --kind semaphore --format json")]

@@ -17,6 +17,7 @@ use crate::output::{escape, units};
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Exits with 1 if nothing holds it.
+
 Examples:
   larder lock show checkout
   larder lock show pool:ann --kind semaphore      # the key ann of the semaphore pool")]
@@ -61,9 +62,9 @@ pub(super) fn people(info: &LockInfo) -> String {
         out.push('\n');
     }
     for (place, waiter) in info.waiters.iter().enumerate() {
-        let process = waiter.process.as_ref().map_or_else(|| "(not announced)".to_owned(), view::process);
+        let process = waiter.process.as_ref().map_or_else(|| view::unnamed(waiter.token), view::process);
         let _ = write!(out, "  waiting, {}: {}", place + 1, escape::text(&process));
-        let _ = writeln!(out, ", last heard {} ago", units::time(waiter.heartbeat_ago));
+        let _ = writeln!(out, ", seen {} ago", units::time(waiter.heartbeat_ago));
     }
     if let Some(run) = &info.last_run {
         let _ = write!(out, "  last run by {}, began {}", escape::text(&run.by), moment::shown(run.started));

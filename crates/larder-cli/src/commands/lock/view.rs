@@ -33,9 +33,14 @@ impl From<Kind> for LockKind {
 pub(super) fn holder(holder: &HolderInfo) -> String {
     match &holder.process {
         Some(process) => self::process(process),
-        None if holder.by.is_empty() => "(not announced)".to_owned(),
+        None if holder.by.is_empty() => unnamed(holder.token),
         None => holder.by.clone(),
     }
+}
+
+/// A process without a name, by the id that all of its tokens begin with.
+pub(super) fn unnamed(token: u64) -> String {
+    format!("process {:08x} (no name)", token >> 32)
 }
 
 pub(super) fn process(process: &Process) -> String {

@@ -48,7 +48,7 @@ pub(super) fn lock_rows(locks: &[LockInfo]) -> Sheet {
         let holder = lock.holders.first();
         let named = holder.map(|holder| match &holder.process {
             Some(process) => process.name.clone(),
-            None if holder.by.is_empty() => format!("{:08x}", holder.token >> 32),
+            None if holder.by.is_empty() => format!("process {:08x}", holder.token >> 32),
             None => holder.by.clone(),
         });
         let more = lock.holding.saturating_sub(1);

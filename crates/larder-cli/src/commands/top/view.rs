@@ -6,7 +6,7 @@ use ratatui::Frame;
 use ratatui::layout::{Constraint, Layout, Margin, Rect};
 use ratatui::style::{Color, Modifier, Style};
 use ratatui::text::{Line, Span};
-use ratatui::widgets::{Block, Cell as TableCell, Clear, Paragraph, Row, Table, TableState};
+use ratatui::widgets::{Block, Cell as TableCell, Clear, Paragraph, Row, Table, TableState, Wrap};
 
 use super::data::{Column, Data, Pane, Server};
 use super::keys::Ui;
@@ -15,6 +15,8 @@ use crate::output::units;
 
 /// From this size on all four panes are shown.
 const WIDE: (u16, u16) = (140, 30);
+/// The room between two columns.
+const SPACING: u16 = 2;
 /// Below this size nothing fits.
 const LEAST: (u16, u16) = (40, 8);
 
@@ -57,7 +59,8 @@ pub(crate) fn draw(frame: &mut Frame<'_>, data: &Data, ui: &Ui) {
     let area = frame.area();
     let theme = Theme(ui.colour);
     if area.width < LEAST.0 || area.height < LEAST.1 {
-        frame.render_widget(Paragraph::new("larger, please"), area);
+        let text = format!("needs {} × {} characters; q quits", LEAST.0, LEAST.1);
+        frame.render_widget(Paragraph::new(text).wrap(Wrap { trim: true }), area);
         return;
     }
     let wide = area.width >= WIDE.0 && area.height >= WIDE.1;
@@ -86,7 +89,7 @@ pub(crate) fn draw(frame: &mut Frame<'_>, data: &Data, ui: &Ui) {
         frame.render_widget(Paragraph::new(tab_line(data, ui, theme)), tabs);
         table(frame, area, data, ui, theme, ui.pane);
     }
-    frame.render_widget(Paragraph::new(key_line(ui, theme)), bottom);
+    frame.render_widget(Paragraph::new(key_line(ui, theme, area.width)), bottom);
     if ui.help {
         help(frame, area, theme);
     }
@@ -273,24 +276,28 @@ fn table(frame: &mut Frame<'_>, area: Rect, data: &Data, ui: &Ui, theme: Theme, 
         };
         aligned(format!("{}{arrow}", column.title), column)
     });
+    // The first column has the room that the others leave.
+    let others: u16 = columns.iter().skip(1).map(|(_, column)| column.width + SPACING).sum();
+    let widths: Vec<u16> = columns
+        .iter()
+        .enumerate()
+        .map(|(place, (_, column))| if place == 0 { area.width.saturating_sub(others) } else { column.width })
+        .collect();
     let body = rows.iter().map(|row| {
-        Row::new(columns.iter().map(|&(index, column)| {
+        Row::new(columns.iter().zip(&widths).map(|(&(index, column), &width)| {
             let Some(cell) = row.get(index) else { return TableCell::new("") };
-            let shown = aligned(cell.text.clone(), column);
+            let shown = aligned(cut(&cell.text, width), column);
             if cell.alert { shown.style(theme.alert()) } else { shown }
         }))
-    });
-    let widths = columns.iter().enumerate().map(|(place, (_, column))| {
-        if place == 0 { Constraint::Min(column.width) } else { Constraint::Length(column.width) }
     });
     // Only the pane that has the focus shows its selection.
     let mut state = TableState::new();
     if pane == ui.pane {
         state.select(ui.selected(pane, rows.len()));
     }
-    let table = Table::new(body, widths)
+    let table = Table::new(body, widths.iter().map(|width| Constraint::Length(*width)))
         .header(Row::new(header).style(theme.header()))
-        .column_spacing(2)
+        .column_spacing(SPACING)
         .row_highlight_style(theme.selected());
     frame.render_stateful_widget(table, area, &mut state);
 }
@@ -315,7 +322,7 @@ fn fitting(columns: &'static [Column], width: u16) -> Vec<(usize, &'static Colum
     kept
 }
 
-fn key_line(ui: &Ui, theme: Theme) -> Line<'static> {
+fn key_line(ui: &Ui, theme: Theme, width: u16) -> Line<'static> {
     if ui.editing {
         return Line::from(vec![
             Span::styled(" filter: ", theme.title()),
@@ -324,8 +331,7 @@ fn key_line(ui: &Ui, theme: Theme) -> Line<'static> {
             Span::styled("  Enter keeps it, Esc clears it", theme.faint()),
         ]);
     }
-    let mut spans = Vec::new();
-    for (key, what) in [
+    let mut keys = vec![
         ("Tab", "pane"),
         ("↑↓", "row"),
         ("s", "sort"),
@@ -334,11 +340,18 @@ fn key_line(ui: &Ui, theme: Theme) -> Line<'static> {
         ("space", "pause"),
         ("?", "help"),
         ("q", "quit"),
-    ] {
-        spans.push(Span::styled(format!(" {key}"), theme.title()));
-        spans.push(Span::styled(format!(" {what} "), theme.faint()));
+    ];
+    // Where it is narrow, the help and the way out stay.
+    let room = |keys: &[(&str, &str)]| {
+        keys.iter().map(|(key, what)| key.chars().count() + what.len() + 3).sum::<usize>()
+    };
+    while room(&keys) > usize::from(width) && keys.len() > 2 {
+        keys.remove(keys.len() - 3);
     }
-    Line::from(spans)
+    let spans = keys.into_iter().flat_map(|(key, what)| {
+        [Span::styled(format!(" {key}"), theme.title()), Span::styled(format!(" {what} "), theme.faint())]
+    });
+    Line::from(spans.collect::<Vec<_>>())
 }
 
 const HELP: &[(&str, &str)] = &[

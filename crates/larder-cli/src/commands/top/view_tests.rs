@@ -187,5 +187,18 @@ fn an_outage_a_pause_a_filter_and_the_help_are_seen() {
     for (width, height) in [(1, 1), (39, 24), (80, 7), (40, 8), (140, 30), (141, 29), (500, 200)] {
         drawn(&data, &ui, width, height);
     }
-    line_with(&lines(&drawn(&data, &ui, 39, 24)), "larger, please");
+    line_with(&lines(&drawn(&data, &ui, 39, 24)), "needs 40 × 8 characters; q quits");
+}
+
+#[test]
+fn what_does_not_fit_is_marked_and_the_help_and_the_way_out_stay() {
+    let mut data = data();
+    let mut sheet = locks();
+    sheet.rows[0][0] = Cell::text("a-name-that-is-longer-than-its-column");
+    data.apply(Update::Rows(Pane::Locks, sheet));
+    let mut ui = Ui::new(false);
+    ui.pane = Pane::Locks;
+    let narrow = lines(&drawn(&data, &ui, 60, 16));
+    line_with(&narrow, "a-name-that-is-l…");
+    line_with(&narrow, "? help  q quit");
 }

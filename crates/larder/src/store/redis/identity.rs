@@ -1,12 +1,13 @@
 //! What a server reports about itself when a connection opens: its role, its run id, its version, and whether it
 //! evicts.
 //!
-//! `HELLO` reports role and version, and needs no permission since Redis 6.2. If it is refused, `ROLE` is asked. If
-//! that is refused, too, the role stays unknown, and the server is treated as a master. The run id comes from `INFO`,
-//! and stays unknown if that is refused.
+//! The `HELLO` of the login reports role and version, and needs no permission since Redis 6.2. If it is refused, `ROLE`
+//! is asked. If that is refused, too, the role stays unknown, and the server is treated as a master. The run id comes
+//! from `INFO`, and stays unknown if that is refused. These questions are part of the login's round trip.
 
 use super::delete_if::DeleteIf;
-use super::wire::{Connection, Reply, Request, RequestFailure};
+use super::time::TimeAnswer;
+use super::wire::{Connection, Greeted, Reply, Request, RequestFailure};
 use crate::store::Eviction;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -42,18 +43,27 @@ impl Identity {
     }
 }
 
-/// Names the connection and asks for the server's identity: one round trip, and a second one if `HELLO` is refused. A
-/// refused command leaves its field unknown; an error means that the connection is lost.
-pub(super) async fn identify(connection: &Connection, name: &str) -> Result<Identity, RequestFailure> {
-    let questions = [
+/// Returns the questions of a login: they name the connection, and ask for the server's time and identity.
+pub(super) fn questions(name: &str) -> [Request; 4] {
+    [
         Request::new("CLIENT").arg("SETNAME").arg(name),
-        AskRole::Hello.command(),
+        Request::new("TIME"),
         Request::new("INFO").arg("server"),
         Request::new("INFO").arg("memory"),
-    ];
-    let mut answers = connection.send_all(&questions).await?.into_iter().skip(1);
-    let (hello, server, memory) =
-        (answers.next().unwrap_or(Reply::Nil), answers.next().and_then(text), answers.next().and_then(text));
+    ]
+}
+
+/// Reads the answers to the [`questions`]. Costs one round trip if `HELLO` is refused, otherwise none. A refused command
+/// leaves its field unknown; an error means that the connection is lost.
+pub(super) async fn identify(
+    connection: &Connection,
+    greeted: Greeted,
+) -> Result<(Identity, TimeAnswer), RequestFailure> {
+    let Greeted { hello, answers, sent, received } = greeted;
+    let hello = hello.unwrap_or(Reply::Nil);
+    let mut answers = answers.into_iter().skip(1);
+    let time = TimeAnswer { sent, received, reply: answers.next().unwrap_or(Reply::Nil) };
+    let (server, memory) = (answers.next().and_then(text), answers.next().and_then(text));
     let mut identity = Identity {
         role: AskRole::Hello.read(&hello),
         ask_role: AskRole::Hello,
@@ -75,7 +85,7 @@ pub(super) async fn identify(connection: &Connection, name: &str) -> Result<Iden
             identity.ask_role = AskRole::No;
         }
     }
-    Ok(identity)
+    Ok((identity, time))
 }
 
 impl AskRole {

@@ -1,13 +1,15 @@
-//! Opens one connection to an address, logs in, and asks what server it leads to.
+//! Opens one connection to an address, logs in, and asks what server it leads to: one round trip, after those that TCP
+//! and TLS take.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::error::translate;
 use super::full;
-use super::identity::{Identity, Role, identify};
+use super::identity::{Identity, Role, identify, questions};
 use super::login::Login;
-use super::wire::{Connection, Event, WireError, connect, greet};
+use super::time::TimeAnswer;
+use super::wire::{Connection, Event, Greeted, Request, WireError, connect, greet};
 use crate::credentials::CurrentCredentials;
 use crate::endpoint::Address;
 use crate::error::{Error, ErrorKind, Result};
@@ -19,18 +21,21 @@ pub(super) struct Dialled {
     pub(super) resp3: bool,
     pub(super) address: Address,
     pub(super) identity: Identity,
+    /// The server's clock.
+    pub(super) time: TimeAnswer,
     /// The credentials of the login, if they come from a provider and may change.
     pub(super) credentials: Option<CurrentCredentials>,
 }
 
 pub(super) async fn open_and_identify(address: &Address, login: &Login, events: Events) -> Result<Dialled> {
-    let opened = open(address, login, Some(events)).await?;
-    let identity = identify(&opened.connection, &login.client_name)
+    let OpenedConnection { connection, greeted, credentials } =
+        open(address, login, &questions(&login.client_name), Some(events)).await?;
+    let resp3 = greeted.hello.is_some();
+    let (identity, time) = identify(&connection, greeted)
         .await
         .map_err(|failure| translate(&WireError::from(failure), &address.to_string()))?;
     login.learned.note(&identity.eviction);
-    let OpenedConnection { connection, resp3, credentials } = opened;
-    Ok(Dialled { connection, resp3, address: address.clone(), identity, credentials })
+    Ok(Dialled { connection, resp3, address: address.clone(), identity, time, credentials })
 }
 
 /// Opens a connection to a server that Sentinel named. Fails if the server is not a master.
@@ -72,13 +77,15 @@ pub(super) type Events = Arc<dyn Fn(&Event<'_>) + Send + Sync>;
 /// A connection after the login, and its credentials if they may change.
 pub(super) struct OpenedConnection {
     pub(super) connection: Connection,
-    resp3: bool,
+    pub(super) greeted: Greeted,
     credentials: Option<CurrentCredentials>,
 }
 
+/// Connects, logs in, and asks the questions in the login's round trip.
 pub(super) async fn open(
     address: &Address,
     login: &Login,
+    questions: &[Request],
     events: Option<Events>,
 ) -> Result<OpenedConnection> {
     let credentials = match &login.credentials {
@@ -92,11 +99,12 @@ pub(super) async fn open(
                 events(&event);
             }
         });
-        let resp3 = greet(&connection, login.greeting(credentials.as_ref())).await?;
-        Ok::<_, WireError>((connection, resp3))
+        let greeted =
+            greet(&connection, login.greeting(credentials.as_ref()), questions, &login.clock).await?;
+        Ok::<_, WireError>((connection, greeted))
     };
     let error = match opened.await {
-        Ok((connection, resp3)) => return Ok(OpenedConnection { connection, resp3, credentials }),
+        Ok((connection, greeted)) => return Ok(OpenedConnection { connection, greeted, credentials }),
         Err(error) => translate(&error, &address.to_string()),
     };
     if let (ErrorKind::Authentication, Some(source), Some(kept)) =

@@ -126,15 +126,15 @@ fn next(answers: &[NamedMaster], sentinels: usize, tried: &[Address]) -> Option<
     ranked.max().map(|(.., Reverse(master))| master.clone())
 }
 
+/// Asks a Sentinel in one round trip, the login's.
 async fn ask(sentinel: &Address, service: &str, login: &Login) -> Result<NamedMaster> {
     let fail = |failure| translate(&WireError::from(failure), &sentinel.to_string());
-    let connection = open(sentinel, login, None).await?.connection;
     let questions = [
         Request::new("SENTINEL").arg("GET-MASTER-ADDR-BY-NAME").arg(service),
         // The ACL may forbid this command. Then the epoch counts as zero.
         Request::new("SENTINEL").arg("MASTER").arg(service),
     ];
-    let mut answers = connection.send_all(&questions).await.map_err(fail)?.into_iter();
+    let mut answers = open(sentinel, login, &questions, None).await?.greeted.answers.into_iter();
     let master = match answers.next().unwrap_or(Reply::Nil).into_result().map_err(fail)? {
         Reply::Nil => {
             return Err(Error::invalid(format!("the sentinel {sentinel} knows no service {service}")));

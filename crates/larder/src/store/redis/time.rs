@@ -23,6 +23,14 @@ pub(super) struct ServerTime {
     fastest: Mutex<Option<TimeReply>>,
 }
 
+/// What a server answered to `TIME`, before it is known whether it is used.
+pub(super) struct TimeAnswer {
+    /// When the request was sent, and when the reply had arrived.
+    pub(super) sent: Tick,
+    pub(super) received: Tick,
+    pub(super) reply: Reply,
+}
+
 /// A reply to `TIME`: the server's clock showed `micros` between the two local ticks.
 #[derive(Debug, Clone, Copy)]
 struct TimeReply {
@@ -58,33 +66,37 @@ impl ServerTime {
         Self { clock, offset: AtomicU64::new(0), fastest: Mutex::new(None) }
     }
 
-    /// Asks for the server's time, and sends another request with it, in one round trip. If the server refuses the
-    /// other request, its error is the reply that is returned.
+    /// Sends requests, and asks for the server's time after them, in one round trip. Returns one reply for each request,
+    /// which may be an error.
     pub(super) async fn ask(
         &self,
         connection: &Connection,
-        other: Option<Request>,
+        mut requests: Vec<Request>,
         whose: impl Fn() -> (String, &'static str),
-    ) -> Result<Option<Reply>, RequestFailure> {
+    ) -> Result<Vec<Reply>, RequestFailure> {
         let sent = self.clock.now();
-        let mut questions = vec![Request::new("TIME")];
-        questions.extend(other);
+        requests.push(Request::new("TIME"));
         // Overtake callers that wait for room in the queue: a busy connection must not look like a silent server.
-        let mut answers = connection.send_urgently(&questions).await?.into_iter();
-        match time_in(answers.next().unwrap_or(Reply::Nil)) {
-            Ok(told) => self.learn(sent, told),
+        let mut answers = connection.send_urgently(&requests).await?;
+        let reply = answers.pop().unwrap_or(Reply::Nil);
+        self.note(TimeAnswer { sent, received: self.clock.now(), reply }, whose);
+        Ok(answers)
+    }
+
+    /// Records an answer of the server that is used.
+    pub(super) fn note(&self, answer: TimeAnswer, whose: impl Fn() -> (String, &'static str)) {
+        match time_in(answer.reply) {
+            Ok(told) => self.learn(answer.sent, answer.received, told),
             // The server may be loading, or the ACL may forbid `TIME`.
             Err(error) => {
                 let (server, role) = whose();
                 tracing::debug!(target: target::CONNECTION, %server, role, %error, "the server does not tell its time");
             }
         }
-        Ok(answers.next())
     }
 
-    /// Records a reply of seconds and microseconds, which has just arrived, to a request sent at that tick.
-    fn learn(&self, sent: Tick, (seconds, micros): (u64, u64)) {
-        let received = self.clock.now();
+    /// Records a reply of seconds and microseconds that arrived between the two ticks.
+    fn learn(&self, sent: Tick, received: Tick, (seconds, micros): (u64, u64)) {
         let middle = sent.after(received.since(sent) / 2);
         let micros = seconds.saturating_mul(1_000_000).saturating_add(micros);
         self.offset.store(micros.wrapping_sub(middle.as_micros()), Ordering::Release);
@@ -145,7 +157,7 @@ mod tests {
         for theirs in [ours - 600_000, ours + 600_000] {
             let sent = time.clock.now();
             pass(40);
-            time.learn(sent, (theirs / 1000, theirs % 1000 * 1000 + 999));
+            time.learn(sent, time.clock.now(), (theirs / 1000, theirs % 1000 * 1000 + 999));
             // The server read its clock in the middle of the round trip.
             assert_eq!(time.now(), Some(theirs + 20));
             pass(90_000);
@@ -167,7 +179,7 @@ mod tests {
             pass(there);
             let said = hand.load(Ordering::Acquire) + charge_at;
             pass(back);
-            time.learn(sent, (said / SECOND, said % SECOND));
+            time.learn(sent, time.clock.now(), (said / SECOND, said % SECOND));
         };
         let error = |charge_at: u64| {
             let now = hand.load(Ordering::Acquire);

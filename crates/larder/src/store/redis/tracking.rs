@@ -11,7 +11,7 @@
 
 use std::sync::Arc;
 
-use super::wire::{Connection, Event, Reply, Request, RequestFailure};
+use super::wire::{Event, Reply, Request};
 use crate::clock::{Clock, Moment};
 use crate::store::InvalidationSink;
 use crate::store::session::{ReadStamp, Sessions};
@@ -104,26 +104,22 @@ impl Drop for SessionHandle {
     }
 }
 
-/// Switches tracking on in one round trip. Returns `false` if the server refuses; an error means that the connection
-/// is lost.
-pub(super) async fn arm(
-    connection: &Connection,
-    server: &str,
-    role: &'static str,
-) -> Result<bool, RequestFailure> {
-    let command = Request::new("CLIENT").arg("TRACKING").arg("ON");
-    match connection.send(&command).await {
-        Ok(_) => Ok(true),
-        Err(failure) if failure.is_of_connection() => Err(failure),
-        Err(error) => {
-            tracing::warn!(
-                target: target::CONNECTION,
-                %server,
-                role,
-                %error,
-                "the server refuses CLIENT TRACKING: near copies are off"
-            );
-            Ok(false)
-        }
+/// Returns the request that switches tracking on.
+pub(super) fn tracking_on() -> Request {
+    Request::new("CLIENT").arg("TRACKING").arg("ON")
+}
+
+/// Returns whether the reply to [`tracking_on`] says that tracking is on. The server may refuse it.
+pub(super) fn is_armed(reply: Reply, server: &str, role: &'static str) -> bool {
+    let refused = reply.into_result().err();
+    if let Some(error) = &refused {
+        tracing::warn!(
+            target: target::CONNECTION,
+            %server,
+            role,
+            %error,
+            "the server refuses CLIENT TRACKING: near copies are off"
+        );
     }
+    refused.is_none()
 }

@@ -41,31 +41,36 @@ pub(crate) use helper::helper;
 #[command(after_long_help = "\
 Environment of the command:
   LARDER_LOCK   the name of the lock
-  LARDER_FENCE  a number that grows with every grant of the lock; store it with what the lock protects, and refuse
-                writes with a lower one. Not set with --max-holders.
+  LARDER_FENCE  a number that grows with every grant of the lock. Store it with
+                what the lock protects, and refuse writes with a lower one.
+                Not set with --max-holders.
 
-The lock is renewed every third of --ttl. If that fails, the command gets SIGTERM --grace and 1 s before the lock
-expires, and SIGKILL 0.2 s before it: it is dead before another can hold the lock. The same goes for its process group,
-which is its own. INT, TERM, HUP and QUIT are forwarded to that group.
+The lock is renewed every third of --ttl. If that fails, the command gets SIGTERM --grace and 1 s before the lock \
+expires, and SIGKILL 0.2 s before it: it is dead before another can hold the lock. The same goes for its process \
+group, which is its own. INT, TERM, HUP and QUIT are forwarded to that group.
 
-Exit status: that of the command, 128+n if signal n ended it; 75 the lock is held (--conflict-exit), 70 the lock was
-lost, 69 the server cannot be reached, 64 the arguments are wrong, 126 and 127 the command cannot be run.
+Exit status: that of the command, 128+n if signal n ended it; 75 the lock is held (--conflict-exit), 70 the lock \
+was lost, 69 the server cannot be reached, 64 the arguments are wrong, 126 and 127 the command cannot be run.
 
 What this cannot prevent. Two commands may run at the same time:
-  - after `larder lock break`, FLUSHALL, or a failover or restart that loses the lock: until the next renewal
-  - while larder itself is stopped (SIGSTOP) or the machine sleeps: the command is killed when it wakes up
-  - if what the command starts leaves its process group (setsid, daemons): larder signals that group and the command
-    itself, and does not know other processes
-  - if larder is killed by SIGKILL: on Linux the command is killed with it, but not the processes that it started; on
-    other systems nothing is killed
-  - if the command changes its user (sudo, setuid): larder may not signal it, neither at the deadline nor when larder
-    dies. Write `sudo larder lock run …`, not `larder lock run … -- sudo …`
-  - after the command has ended by itself: processes that it left behind (`./job & exit 0`) go on without the lock
+  - after `larder lock break`, FLUSHALL, or a failover or restart that loses
+    the lock: until the next renewal
+  - while larder itself is stopped (SIGSTOP) or the machine sleeps: the command
+    is killed when it wakes up
+  - if what the command starts leaves its process group (setsid, daemons):
+    larder signals that group and the command itself, and does not know others
+  - if larder is killed by SIGKILL: on Linux the command is killed with it, but
+    not the processes that it started; on other systems nothing is killed
+  - if the command changes its user (sudo, setuid): larder may not signal it,
+    neither at the deadline nor when larder dies. Write
+    `sudo larder lock run …`, not `larder lock run … -- sudo …`
+  - after the command has ended by itself: processes that it left behind
+    (`./job & exit 0`) go on without the lock
 Only a resource that checks LARDER_FENCE is safe from all of these.
 
 Examples:
-  larder lock run nightly --ttl 60s --no-wait -- ./report.sh          # cron on several machines: one runs
-  larder lock run deploy --wait 10m -- ./deploy.sh                    # in turn
+  larder lock run nightly --no-wait -- ./report.sh    # cron: one of them runs
+  larder lock run deploy --wait 10m -- ./deploy.sh    # one after the other
   larder lock run convert --max-holders 2 -- ffmpeg -i in.mp4 out.webm")]
 pub(crate) struct Arguments {
     /// The name of the lock

@@ -13,13 +13,13 @@ use super::super::delete_if::OfferedDeleteIf;
 use super::super::dial::{describe, dial};
 use super::super::error::translate;
 use super::super::hosts::run_on;
-use super::super::identity::{AskRole, Identity};
+use super::super::identity::Identity;
 use super::super::link::{LinkState, LinkStatus, Live, OF_CLUSTER};
 use super::super::login::Learned;
 use super::super::open::Dialled;
-use super::super::tracking::{SessionHandle, arm};
+use super::super::tracking::{SessionHandle, is_armed, tracking_on};
 use super::super::wire::{Event, Reply, WireError};
-use super::{LinkKind, Supervisor, masters};
+use super::{LinkKind, Supervisor, ask_masters, masters};
 use crate::background::Backoff;
 use crate::credentials::CurrentCredentials;
 use crate::error::{Error, ErrorKind, Result};
@@ -99,7 +99,7 @@ impl Supervisor {
         // Dial on the runtime, and let the links decide whether they use the server.
         let (destination, login) = (self.destination.clone(), self.login.clone());
         let dialling = async move { dial(&destination, &login, events).await };
-        let Dialled { connection, resp3, address, identity, credentials } =
+        let Dialled { connection, resp3, address, identity, time, credentials } =
             match run_on(runtime, self.login.connect_timeout, dialling).await? {
                 Ok(dialled) => dialled,
                 Err(error) => return Some(Err(error)),
@@ -113,31 +113,36 @@ impl Supervisor {
                 Admission::Refused(error) => return Some(Err(error)),
             }
         };
-        // Count the connection among the node's links, switch tracking on, and wait for the first heartbeat.
+        // The server is used. Callers get the connection only after its time is known: without it, freshness cannot be
+        // compared.
+        self.time.note(time, || self.whose());
+        // Count the connection among the node's links, and switch tracking on.
         let member = Member { learned: self.login.learned.clone(), generation, by };
         let (mut tracked, mut slots) = (None, None);
-        let handshake = async {
-            if let Some(session) = &self.session {
-                // Over RESP2 no invalidation can arrive, even if the server accepts CLIENT TRACKING.
-                let armed = resp3 && arm(&connection, &address.to_string(), self.role()).await?;
-                tracked = seen.filter(|_| armed && by == ConnectionUse::Trusted);
-                if let Some(seen) = tracked.filter(|_| generation != OF_CLUSTER) {
+        // Over RESP2 no invalidation can arrive, even if the server accepts CLIENT TRACKING.
+        if let Some(session) = self.session.as_ref().filter(|_| resp3) {
+            // The answer is also that to the first heartbeat. Nothing was read through the connection before `sent`.
+            let sent = session.moment();
+            let mut requests = vec![tracking_on()];
+            // Fetch the map before the first read, so that a slot which moves away later is noticed.
+            requests.extend(session.of_cluster().then(ask_masters));
+            let asked = self.time.ask(&connection, requests, || self.whose());
+            let mut answers = match timeout(self.login.connect_timeout, asked).await {
+                Ok(Ok(answers)) => answers.into_iter(),
+                Ok(Err(failure)) => {
+                    return Some(Err(translate(&WireError::from(failure), &address.to_string())));
+                }
+                Err(_) => return Some(Err(Error::timed_out(self.login.connect_timeout))),
+            };
+            let armed = is_armed(answers.next().unwrap_or(Reply::Nil), &address.to_string(), self.role());
+            tracked = seen.filter(|_| armed && by == ConnectionUse::Trusted);
+            if let Some(seen) = tracked {
+                slots = answers.next().and_then(|map| masters(&map));
+                if generation != OF_CLUSTER {
                     self.login.learned.agreement.keep(generation, session.sessions(), seen);
                 }
+                session.renew(seen, sent);
             }
-            if self.session.as_ref().is_some_and(SessionHandle::of_cluster) && tracked.is_some() {
-                // Fetch the map before the first read, so that a slot which moves away later is noticed.
-                slots = masters(&connection).await;
-            }
-            self.beat(&connection, tracked, AskRole::No).await.map(drop)
-        };
-        // The handshake includes the first heartbeat: without the server's time, freshness cannot be compared.
-        match timeout(self.login.connect_timeout, handshake).await {
-            Ok(Ok(())) => {}
-            Ok(Err(failure)) => {
-                return Some(Err(translate(&WireError::from(failure), &address.to_string())));
-            }
-            Err(_) => return Some(Err(Error::timed_out(self.login.connect_timeout))),
         }
         let live = Arc::new(Live {
             connection,

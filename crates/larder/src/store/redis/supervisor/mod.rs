@@ -184,8 +184,9 @@ impl Supervisor {
     ) -> Result<Option<Role>, RequestFailure> {
         let sent = self.session.as_ref().map(SessionHandle::moment);
         let asks = self.kind != LinkKind::OfCluster && ask_role != AskRole::No;
-        let answer = self.time.ask(connection, asks.then(|| ask_role.command()), || self.whose()).await?;
-        let role = answer.and_then(|answer| ask_role.read(&answer));
+        let requests = asks.then(|| ask_role.command()).into_iter().collect();
+        let answers = self.time.ask(connection, requests, || self.whose()).await?;
+        let role = answers.first().and_then(|answer| ask_role.read(answer));
         if let (Some(session), Some(sent), Some(seen)) = (&self.session, sent, seen)
             && role != Some(Role::Replica)
         {
@@ -307,16 +308,22 @@ impl Supervisor {
             return true;
         }
         // If the map cannot be fetched, the heartbeat decides about the connection.
-        let Some(masters) = masters(&live.connection).await else { return true };
+        let answer = timeout(HEARTBEAT, live.connection.send(&ask_masters())).await;
+        let Some(masters) = answer.ok().and_then(Result::ok).and_then(|map| masters(&map)) else {
+            return true;
+        };
         slots.replace(masters.clone()).is_none_or(|before| before == masters)
     }
 }
 
-/// Asks the server for the master of each range of slots. Returns `None` if it does not answer with a map.
-async fn masters(connection: &Connection) -> Option<Vec<Vec<Reply>>> {
-    let request = Request::new("CLUSTER").arg("SLOTS");
-    let answer = timeout(HEARTBEAT, connection.send(&request)).await.ok()?.ok()?;
-    matches!(answer, Reply::Array(_)).then(|| slots::masters(&answer))
+/// Returns the request for the master of each range of slots.
+fn ask_masters() -> Request {
+    Request::new("CLUSTER").arg("SLOTS")
+}
+
+/// Reads the answer to [`ask_masters`]. Returns `None` if it is not a map.
+fn masters(answer: &Reply) -> Option<Vec<Vec<Reply>>> {
+    matches!(answer, Reply::Array(_)).then(|| slots::masters(answer))
 }
 
 /// Authenticates an open connection with current credentials.

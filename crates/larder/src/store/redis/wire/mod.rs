@@ -24,7 +24,7 @@ mod transport;
 
 pub(super) use connection::{Connection, Event};
 pub(super) use error::{RequestFailure, ServerError, WireError};
-pub(super) use handshake::{Greeting, greet};
+pub(super) use handshake::{Greeted, Greeting, greet};
 pub(super) use reply::Reply;
 pub(super) use request::{Request, frame};
 pub(crate) use tls::Tls;
