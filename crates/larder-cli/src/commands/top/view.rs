@@ -265,7 +265,6 @@ fn table(frame: &mut Frame<'_>, area: Rect, data: &Data, ui: &Ui, theme: Theme, 
         frame.render_widget(Paragraph::new(format!("\n{text}")).style(theme.faint()), area);
         return;
     }
-    // The columns that fit. The first one takes the width that is left.
     let columns = fitting(pane.columns(), area.width);
     let (sorted, descending) = ui.sorting(pane);
     let header = columns.iter().map(|&(index, column)| {
