@@ -525,7 +525,7 @@ fn events_of(folder: &Path, found: &mut BTreeSet<Event>) {
             // Which server, and which of its connections if one of them is meant.
             let of_all = [
                 "all connections to the server dial again",
-                "a sentinel names a server as the master that is none",
+                "a sentinel names a server that is not a master",
                 "the cluster's map of slots could not be read",
                 "the process could not announce itself: retrying",
                 "the credentials provider failed: using its last credentials",
@@ -623,7 +623,7 @@ async fn events_are_as_listed_and_hold_no_key_no_value_and_no_password() {
         "a request's cost was not corrected",
         "the quotas that the program chose for a request are invalid",
         "a nested load waited too long for another process: it loads without storing",
-        "a sentinel names a server as the master that is none",
+        "a sentinel names a server that is not a master",
         "the cluster's map of slots could not be read",
         "the runtime that drove a connection does not run: dialling on another",
         "a connection could not authenticate with new credentials: retrying",

@@ -62,7 +62,7 @@ pub(super) async fn open_named(
         match timeout(if last { left } else { left / 2 }, open_master(&master, login, events.clone())).await {
             Ok(Ok(opened)) => return Ok(opened),
             Ok(Err(error)) => {
-                tracing::debug!(target: crate::telemetry::target::CONNECTION, server = %master, %error, "a sentinel names a server as the master that is none");
+                tracing::debug!(target: crate::telemetry::target::CONNECTION, server = %master, %error, "a sentinel names a server that is not a master");
                 failed = Some(error);
             }
             Err(_) => failed = Some(silent(&master)),
