@@ -262,7 +262,8 @@ mod tests {
         let local = Local::new("api", "~limit.1:{/api:");
         let plan = local.plans.share(Plan::new(Quota::per_hour(100).into()).unwrap());
         let name = b"~limit.1:{/api:a}";
-        for change in [Local::forget, Local::forget_refusal] {
+        let forget = |local: &Local, name: &[u8]| drop(local.forget(name));
+        for change in [forget, Local::forget_refusal] {
             let changes = local.changes();
             change(&local, name);
             let (sent, wait) = (clock.now(), 60_000_000);

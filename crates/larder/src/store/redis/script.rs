@@ -14,9 +14,14 @@ pub(super) struct Script {
 }
 
 macro_rules! script {
-    ($name:ident, $($file:literal),+) => {
+    ($name:ident, $($file:literal),+) => { script!($name, "" { $($file),+ } ""); };
+    // Files with a piece of text before and after them, then other files.
+    ($name:ident, $before:literal { $($file:literal),+ } $after:literal $(, $rest:literal)*) => {
         pub(super) static $name: Script = Script {
-            source: concat!($(include_str!(concat!("lua/", $file))),+),
+            source: concat!(
+                $before, $(include_str!(concat!("lua/", $file)),)+
+                $after, $(include_str!(concat!("lua/", $rest))),*
+            ),
             hash: LazyLock::new(|| sha1_smol::Sha1::from($name.source).digest().to_string()),
         };
     };
@@ -40,14 +45,14 @@ script!(VERSION, "cache/version.lua");
 script!(CHARGE, "limit/charge.lua", "limit/limit.lua", "limit/charge_any.lua");
 script!(
     CHARGE_TOGETHER,
-    "limit/together_begin.lua",
-    "limit/charge.lua",
-    "limit/limit.lua",
-    "limit/charge_any.lua",
-    "limit/together_end.lua"
+    "local function charge_one(redis, KEYS, ARGV)\n" {
+        "limit/charge.lua", "limit/limit.lua", "limit/charge_any.lua"
+    } "end\n",
+    "limit/together.lua"
 );
-script!(OVERRIDE, "limit/override.lua", "limit/limit.lua", "limit/override_rest.lua");
-script!(REFUND, "limit/refund.lua", "limit/limit.lua", "limit/refund_rest.lua");
+script!(OVERRIDE, "limit/read.lua", "limit/limit.lua", "limit/override.lua");
+script!(RESET, "limit/reset.lua");
+script!(REFUND, "limit/read.lua", "limit/limit.lua", "limit/refund.lua");
 
 script!(ACQUIRE, "lock/acquire.lua", "lock/queue.lua", "lock/fence.lua", "lock/acquire_queued.lua");
 script!(

@@ -15,7 +15,7 @@
 --   microseconds until all permits are back (7). Then for a refusal the microseconds to wait (7); for a grant
 --   the time that was charged (7), the record's creation time (7) and, if a turn was booked, the microseconds
 --   until that turn (7). If an override decided, the program's label of the deciding term follows (15)
--- Locals that limit.lua and charge_any.lua use: ask, clock, record, cost
+-- Given to limit.lua and charge_any.lua: ask, clock, record, cost
 --
 -- The cost of a decision is mostly calls to the server, new functions and new strings. So the usual requests
 -- are decided here, in straight code: buckets and logs of the record's own quotas, all or nothing, now.
