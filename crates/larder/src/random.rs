@@ -39,6 +39,12 @@ impl Random {
         self.with(|rng| rng.random::<f64>())
     }
 
+    /// Returns a random part of a span.
+    #[cfg(feature = "tower")]
+    pub(crate) fn part_of(&self, most: std::time::Duration) -> std::time::Duration {
+        if most.is_zero() { most } else { most.mul_f64(self.fraction()) }
+    }
+
     fn with<T>(&self, draw: impl FnOnce(&mut dyn Rng) -> T) -> T {
         match self {
             Self::System => draw(&mut rand::rng()),

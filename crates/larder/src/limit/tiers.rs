@@ -132,6 +132,6 @@ impl RateLimiter {
     /// Returns a random part of a span.
     #[cfg(feature = "tower")]
     pub(crate) fn jitter(&self, most: std::time::Duration) -> std::time::Duration {
-        if most.is_zero() { most } else { most.mul_f64(self.inner.context.random.fraction()) }
+        self.inner.context.random.part_of(most)
     }
 }
