@@ -31,10 +31,15 @@ const SCRIPT: &str = "crates/larder/src/store/redis/script.rs";
 const CHOSEN: [(&str, &str); 5] = [
     ("    source: &'static str,\n", "    source: LazyLock<&'static str>,\n"),
     (
-        "source: concat!($(include_str!(concat!(\"lua/\", $file))),+),",
+        "source: concat!(
+                $before, $(include_str!(concat!(\"lua/\", $file)),)+
+                $after, $(include_str!(concat!(\"lua/\", $rest))),*
+            ),",
         "source: LazyLock::new(|| {
-            let files = [$(crate::mutated_script($file, include_str!(concat!(\"lua/\", $file)))),+];
-            files.concat().leak()
+            let text = |file, text| crate::mutated_script(file, text);
+            let files = [$(text($file, include_str!(concat!(\"lua/\", $file)))),+];
+            let rest: &[String] = &[$(text($rest, include_str!(concat!(\"lua/\", $rest)))),*];
+            [$before, &*files.concat(), $after, &*rest.concat()].concat().leak()
         }),",
     ),
     ("sha1_smol::Sha1::from($name.source)", "sha1_smol::Sha1::from(*$name.source)"),
