@@ -438,7 +438,12 @@ pub(super) const MUTANTS: &[Mutant] = &[
     mutant(
         "permits from before an override are not given back under it, in both stores",
         &[
-            rebuilt(MEMORY, "record.counts(terms) || over", "over.is_none() && record.counts(terms) || over"),
+            within(
+                MEMORY,
+                "let counts = |record: &LimitRecord| {\n            ",
+                ["record.counts(terms)", "over.is_none() && record.counts(terms)"],
+                " || over",
+            ),
             rebuilt(REFUND, "tracks_for(terms_from(19))", "tracks_for(terms_at(19))"),
         ],
         &[test("limits_overrides", "what_was_charged_before_an_override_is_given_back_under_it")],
@@ -498,9 +503,26 @@ pub(super) const MUTANTS: &[Mutant] = &[
         &[costs("a_cost_above_the_limit_of_an_override_is_refused_with_429_until_the_override_ends")],
     ),
     mutant(
+        "with several keys, a cost that an override allows is reduced to the limiter's own limit",
+        &[switched(
+            TOGETHER_RS,
+            "if answer.label.is_some() { u64::MAX } else { self.plan.most }",
+            "self.plan.most",
+        )],
+        &[
+            costs("of_two_keys_only_the_one_without_an_override_is_charged_its_whole_limit"),
+            costs("a_cost_above_the_limit_of_an_override_is_refused_with_429_until_the_override_ends"),
+        ],
+    ),
+    mutant(
         "a cost above the limiter's own limit waits for no more than the override's end, in both stores",
         &[
-            rebuilt(MEMORY, "let wanted = wanted.min(term.limit);", "if wanted > term.limit { return 0; }"),
+            within(
+                MEMORY,
+                "let wanted = ",
+                ["wanted.min(term.limit)", "if wanted > term.limit { return 0 } else { wanted }"],
+                ";",
+            ),
             rebuilt(
                 CHARGE_ANY,
                 "if total_of(track) + wanted > term.limit then",
