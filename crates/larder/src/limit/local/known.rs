@@ -241,10 +241,10 @@ mod tests {
             let local = Local::new("api", "~limit.1:{/api:");
             let quota = Quota::new(100, Duration::from_micros(window.max(1_000)));
             let plan = local.plans.share(Plan::new(quota.into()).unwrap());
+            let name = b"~limit.1:{/api:a}";
             let (sent, changes) = (clock.now(), local.changes(name));
             let decided = left + there;
             hand.store(decided + back, Ordering::Release);
-            let name = b"~limit.1:{/api:a}";
             local.refused(name, cost, &plan, &refusal(&plan, wait), (sent, clock.now()), changes);
             let now = decided + back + later;
             hand.store(now, Ordering::Release);
