@@ -51,7 +51,9 @@ pub(crate) fn run(rounds: usize, instructions: bool) -> Outcome<Findings> {
     {
         eprintln!("near-miss: {tasks} tasks, {}", flavour.name());
         let standings = compare(flavour, rounds, async |url| lanes(url, tasks).await)?;
-        let [plain, miss, kept] = standings.as_slice() else { return Err("three lanes were expected".into()) };
+        let [plain, miss, kept] = standings.as_slice() else {
+            return Err("three lanes were expected".into());
+        };
         if tasks == 1 {
             bounds.push((miss.ratio.inverted(1.0).high, flavour.name().to_owned()));
         }

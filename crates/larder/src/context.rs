@@ -358,15 +358,17 @@ impl Context {
         terms: Vec<QuotaSpec>,
         permits: u64,
         stamp: ChargeStamp,
-        done: impl FnOnce() + Send + 'static,
+        done: impl FnOnce(Result<u64>) + Send + 'static,
     ) {
-        let context = self.clone();
+        let (context, timeout) = (self.clone(), self.limits.response_timeout);
         self.background.spawn(async move {
             let refund = context.background_coordination_even_closed().refund(&name, &terms, permits, stamp);
-            if let Ok(Err(error)) = tokio::time::timeout(context.limits.response_timeout, refund).await {
+            let given = tokio::time::timeout(timeout, refund).await;
+            let given = given.unwrap_or_else(|_| Err(Error::timed_out(timeout)));
+            if let Err(error) = &given {
                 tracing::debug!(target: telemetry::target::LIMIT, %error, "unused permits could not be given back and count until their window has passed");
             }
-            done();
+            done(given);
         });
     }
 

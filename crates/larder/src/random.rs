@@ -39,6 +39,13 @@ impl Random {
         self.with(|rng| rng.random::<f64>())
     }
 
+    /// Returns a random part of a span; of a day, if the span is longer.
+    #[cfg(feature = "tower")]
+    pub(crate) fn part_of(&self, most: std::time::Duration) -> std::time::Duration {
+        const DAY: std::time::Duration = std::time::Duration::from_secs(86_400);
+        if most.is_zero() { most } else { most.min(DAY).mul_f64(self.fraction()) }
+    }
+
     fn with<T>(&self, draw: impl FnOnce(&mut dyn Rng) -> T) -> T {
         match self {
             Self::System => draw(&mut rand::rng()),
@@ -59,5 +66,15 @@ mod tests {
         assert_eq!([a.nonce(), a.nonce()], [b.nonce(), b.nonce()]);
         assert_eq!(a.fraction().to_bits(), b.fraction().to_bits());
         assert!((0.0..1.0).contains(&Random::System.fraction()));
+    }
+
+    #[cfg(feature = "tower")]
+    #[test]
+    fn a_random_part_of_a_span_has_a_bound() {
+        use std::time::Duration;
+        for most in [Duration::ZERO, Duration::from_secs(1), Duration::MAX] {
+            let part = Random::System.part_of(most);
+            assert!(part <= most && part <= Duration::from_secs(86_400), "{most:?}: {part:?}");
+        }
     }
 }

@@ -18,7 +18,9 @@ use http_body_util::BodyExt;
 use hyper::client::conn::{http1, http2};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use larder::Quota;
-use larder::http::{ClientIp, Decisions, InFlightLayer, PathKey, RateLimitFields, RateLimitLayer};
+use larder::http::{
+    ClientIp, Decisions, InFlightLayer, PathKey, RateLimitFields, RateLimitLayer, RefusedRequest,
+};
 use support::each_store;
 use tokio::net::TcpStream;
 use web::{ask, by_user, limiter, request, serve, to};
@@ -356,5 +358,43 @@ async fn a_request_that_finds_the_queue_for_a_permit_full_is_refused_with_429() 
         assert_eq!(found, (StatusCode::TOO_MANY_REQUESTS, Some("1")), "{store}");
         held.release().await.unwrap();
         assert_eq!(waits.await.status, StatusCode::OK, "{store}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_refusal_of_a_request_in_flight_is_reported_and_its_retry_after_is_spread() {
+    for (store, larder) in each_store().await {
+        let exports = larder.semaphore("exports", 1);
+        let seen = Arc::new(std::sync::Mutex::new(Vec::new()));
+        let hook = {
+            let seen = seen.clone();
+            move |refused: &RefusedRequest<'_>| {
+                let path = refused.request().uri().path().to_owned();
+                let known = (refused.decision().is_none(), refused.is_shadow());
+                seen.lock().unwrap().push((refused.key().to_owned(), path, refused.status(), known));
+            }
+        };
+        let layer = InFlightLayer::new(exports.clone(), by_user())
+            .on_refusal(hook)
+            .retry_jitter(Duration::from_secs(1000))
+            .refuse(larder::http::Problem::default());
+        let address = serve(Router::new().route("/export", get(|| async { "served" })).layer(layer)).await;
+        let ask = async || ask(1, address, request(Method::GET, "/export", &[("x-user", "ann")])).await;
+        assert_eq!(ask().await.status, StatusCode::OK, "{store}");
+        // The permit of a request that was served is released in the background.
+        support::until("it is released", async || exports.key("ann").in_use().await.unwrap() == 0).await;
+        let held = exports.key("ann").acquire().await.unwrap();
+        let mut spans = Vec::new();
+        for _ in 0..8 {
+            let refused = ask().await;
+            assert_eq!(refused.status, StatusCode::TOO_MANY_REQUESTS, "{store}");
+            spans.push(refused.one("retry-after").unwrap().parse::<u64>().unwrap());
+        }
+        spans.sort_unstable();
+        spans.dedup();
+        assert!(spans.len() > 1 && spans.iter().all(|span| (1..=1001).contains(span)), "{store}: {spans:?}");
+        let refused = ("ann".to_owned(), "/export".to_owned(), StatusCode::TOO_MANY_REQUESTS, (true, false));
+        assert_eq!(*seen.lock().unwrap(), vec![refused; 8], "{store}");
+        held.release().await.unwrap();
     }
 }

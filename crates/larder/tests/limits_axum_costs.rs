@@ -345,3 +345,98 @@ async fn two_limits_in_several_slots_of_a_cluster_are_answered_with_503_and_char
         assert_eq!(ask("/grouped").await.status, StatusCode::OK);
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_cost_above_the_limit_of_an_override_is_refused_with_429_until_the_override_ends() {
+    let hour = Duration::from_secs(3600);
+    for (store, larder) in each_store().await {
+        // Costs up to the limiter's own limit of 10 and above it; an override that is lower, one that is higher but
+        // lower than the cost, one with other windows, and one with a pace.
+        for (cost, over) in [
+            (8, Quota::per_hour(3)),
+            (25, Quota::per_hour(3)),
+            (25, Quota::per_hour(24)),
+            (8, Quota::per_minute(3)),
+            (8, Quota::per_hour(60).gcra(5)),
+        ] {
+            for shape in ["plain", "settled", "leased", "together"] {
+                let name = format!("{shape}{cost}{}{}", over.limit(), over.window().as_secs());
+                let tokens = larder
+                    .rate_limiter(name.as_str(), Quota::per_hour(10))
+                    .unwrap()
+                    .in_group(name.as_str())
+                    .unwrap();
+                let tokens = if shape == "leased" { tokens.leased(4).unwrap() } else { tokens };
+                let beside = larder.rate_limiter(format!("{name}b"), Quota::per_hour(9)).unwrap();
+                let beside = beside.in_group(name.as_str()).unwrap();
+                let layer =
+                    RateLimitLayer::new(tokens.clone(), by_user()).cost(move |_: &RequestHead<'_>| cost);
+                let layer = match shape {
+                    "settled" => layer.settle(|_, charged| charged + 1),
+                    "together" => layer.and(beside.clone(), by_user()),
+                    _ => layer,
+                };
+                let address = serve(Router::new().route("/", get(|| async { "served" })).layer(layer)).await;
+                let ask = async || ask(1, address, request(Method::GET, "/", &[("x-user", "ann")])).await;
+                tokens.override_key("ann", over, hour).await.unwrap();
+                let before = tokens.remaining("ann").await.unwrap();
+                for _ in 0..2 {
+                    let refused = ask().await;
+                    assert_eq!(
+                        refused.status,
+                        StatusCode::TOO_MANY_REQUESTS,
+                        "{store} {name}: {}",
+                        refused.body
+                    );
+                    let wait: u64 = refused.one("retry-after").unwrap().parse().unwrap();
+                    assert!((3500..=3605).contains(&wait), "{store} {name}: {wait}");
+                }
+                assert_eq!(tokens.remaining("ann").await.unwrap(), before, "{store} {name}");
+                assert_eq!(beside.remaining("ann").await.unwrap(), 9, "{store} {name}");
+                tokens.end_override("ann").await.unwrap();
+                assert_eq!(ask().await.status, StatusCode::OK, "{store} {name}");
+            }
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn of_two_keys_only_the_one_without_an_override_is_charged_its_whole_limit() {
+    for (store, larder) in each_store().await {
+        let limiter = |name: &str, limit| {
+            larder.rate_limiter(name, Quota::per_hour(limit)).unwrap().in_group("both").unwrap()
+        };
+        let (tokens, beside) = (limiter("tokens", 10), limiter("beside", 9));
+        let layer = RateLimitLayer::new(tokens.clone(), by_user()).and(beside.clone(), by_user());
+        let layer = layer.cost(|_: &RequestHead<'_>| 25);
+        let address = serve(Router::new().route("/", get(|| async { "served" })).layer(layer)).await;
+        tokens.override_key("ann", Quota::per_hour(60), Duration::from_secs(3600)).await.unwrap();
+        for (user, tokens_left) in [("ann", 35), ("bob", 0)] {
+            let request = request(Method::GET, "/", &[("x-user", user)]);
+            assert_eq!(ask(1, address, request).await.status, StatusCode::OK, "{store} {user}");
+            assert_eq!(tokens.remaining(user).await.unwrap(), tokens_left, "{store} {user}");
+            assert_eq!(beside.remaining(user).await.unwrap(), 0, "{store} {user}");
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_request_refused_by_an_override_passes_after_the_time_that_its_answer_says() {
+    for (store, larder) in each_store().await {
+        let tokens = limiter(&larder, "until", Quota::new(10, Duration::from_secs(3)));
+        let layer = RateLimitLayer::new(tokens.clone(), by_user()).cost(|_: &RequestHead<'_>| 25);
+        let address = serve(Router::new().route("/", get(|| async { "served" })).layer(layer)).await;
+        let ask = async || ask(1, address, request(Method::GET, "/", &[("x-user", "ann")])).await;
+        // What was charged before the override still counts when it has ended: the whole limit is not free then.
+        tokens.check_n("ann", 5).await.unwrap();
+        tokens
+            .override_key("ann", Quota::new(5, Duration::from_secs(3)), Duration::from_secs(1))
+            .await
+            .unwrap();
+        let refused = ask().await;
+        assert_eq!(refused.status, StatusCode::TOO_MANY_REQUESTS, "{store}");
+        let wait: u64 = refused.one("retry-after").unwrap().parse().unwrap();
+        tokio::time::sleep(Duration::from_secs(wait)).await;
+        assert_eq!(ask().await.status, StatusCode::OK, "{store}: after {wait} s");
+    }
+}

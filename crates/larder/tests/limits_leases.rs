@@ -219,3 +219,77 @@ async fn a_batch_that_was_asked_for_before_a_reset_is_not_spent_after_it() {
         assert!(allowed <= 20, "{store}: {allowed}");
     }
 }
+
+#[tokio::test]
+async fn unspent_permits_of_a_batch_come_back_when_an_override_is_set_or_ended() {
+    let hour = Duration::from_secs(3600);
+    for (store, larder) in each_store().await {
+        // The same windows with another limit, and other windows.
+        for over in [Quota::per_hour(200), Quota::per_day(300)] {
+            let limiter = larder.rate_limiter(format!("over{}", over.limit()), Quota::per_hour(100)).unwrap();
+            let leased = limiter.clone().leased(PermitBatch::batch(40).span(hour / 6)).unwrap();
+            assert!(leased.allow("a").await.unwrap());
+            leased.override_key("a", over, hour).await.unwrap();
+            assert_eq!(limiter.remaining("a").await.unwrap(), over.limit() - 1, "{store} {over:?}");
+            let decision = leased.check("a").await.unwrap();
+            assert_eq!((decision.decided_by(), decision.quota()), (DecidedBy::Store, over), "{store}");
+            let decision = leased.check("a").await.unwrap();
+            assert_eq!((decision.decided_by(), decision.quota()), (DecidedBy::Lease, over), "{store}");
+            leased.end_override("a").await.unwrap();
+            assert_eq!(limiter.remaining("a").await.unwrap(), 97, "{store} {over:?}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_batch_is_kept_when_a_reset_or_an_override_certainly_did_not_happen() {
+    let server = Server::start();
+    let larder = support::connect(&server.url()).await;
+    let limiter = larder.rate_limiter("api", Quota::per_hour(100)).unwrap();
+    let limiter = limiter.leased(PermitBatch::batch(40).span(Duration::from_secs(600))).unwrap();
+    assert!(limiter.allow("a").await.unwrap());
+    let keys: Vec<String> = server.query(&["KEYS", "*api:a*"]);
+    // The scripts fail before they change anything.
+    server.query::<()>(&["RENAME", &keys[0], "aside"]);
+    server.query::<()>(&["RPUSH", &keys[0], "x"]);
+    assert!(!limiter.reset("a").await.unwrap_err().is_indeterminate());
+    assert!(limiter.override_key("a", Quota::per_hour(50), Duration::from_secs(60)).await.is_err());
+    assert!(limiter.end_override("a").await.is_err());
+    server.query::<()>(&["RENAME", "aside", &keys[0]]);
+    assert_eq!(limiter.check("a").await.unwrap().decided_by(), DecidedBy::Lease);
+}
+
+#[tokio::test]
+async fn after_a_reset_without_an_answer_no_permit_from_before_it_is_spent() {
+    let server = Server::builder().tcp().start();
+    let proxy = Proxy::start(server.addr().unwrap()).await;
+    let larder = support::connect(&proxy.url()).await;
+    let limiter = larder.rate_limiter("api", Quota::per_hour(20)).unwrap();
+    let limiter = limiter.leased(PermitBatch::batch(10).span(Duration::from_secs(600))).unwrap();
+    // The server knows the script from here on.
+    limiter.reset("warm").await.unwrap();
+    for how in ["late", "dropped", "under way"] {
+        assert!(limiter.allow(how).await.unwrap());
+        proxy.delay(Direction::ToClient, Duration::from_millis(400));
+        let mut reset = Box::pin(limiter.reset(how).timeout(Duration::from_millis(100)));
+        assert!(futures_util::FutureExt::now_or_never(&mut reset).is_none());
+        let name = format!("*api:{how}*");
+        until("the reset has happened", async || server.query::<Vec<String>>(&["KEYS", &name]).is_empty())
+            .await;
+        let mut allowed = 0;
+        match how {
+            "late" => assert!(reset.await.unwrap_err().is_indeterminate()),
+            "dropped" => drop(reset),
+            _ => {
+                let check = limiter.check(how).await.unwrap();
+                allowed += check.granted();
+                drop(reset);
+            }
+        }
+        proxy.delay(Direction::ToClient, Duration::ZERO);
+        while limiter.allow(how).await.unwrap() {
+            allowed += 1;
+        }
+        assert!(allowed <= 20, "{how}: {allowed}");
+    }
+}

@@ -5,6 +5,7 @@ mod support;
 
 use std::time::Duration;
 
+use larder::limit::Block;
 use larder::{ErrorKind, Quota};
 use larder_testkit::Server;
 use support::{each_pair, each_store, until};
@@ -116,5 +117,68 @@ async fn an_override_costs_a_decision_no_round_trip_and_its_record_expires() {
     {
         let error = limiter.override_key("ann", quotas, lasts).await.unwrap_err();
         assert_eq!(error.kind(), ErrorKind::InvalidSetting);
+    }
+}
+
+#[tokio::test]
+async fn a_record_lives_no_longer_than_its_quotas_need_after_an_override_has_ended() {
+    let server = Server::start();
+    let larder = support::connect(&server.url()).await;
+    let limiter = larder.rate_limiter("api", Quota::per_minute(30)).unwrap();
+    let left = |key: &str| {
+        let keys: Vec<String> = server.query(&["KEYS", &format!("*:{key}}}*")]);
+        keys.first().map(|name| server.query::<u64>(&["PTTL", name]))
+    };
+    // A record of buckets lives for the window and a bucket, and a sixth of the window more.
+    let minute = 66_000..=71_002;
+    for key in ["charged", "charged by the override", "replaced", "reset"] {
+        if key == "charged" {
+            limiter.check(key).await.unwrap();
+        }
+        limiter.override_key(key, Quota::per_day(50), 300 * DAY).await.unwrap();
+        if key != "charged" {
+            limiter.check(key).await.unwrap();
+        }
+        assert!(left(key).unwrap() > 299 * 86_400_000, "{key}");
+        match key {
+            "replaced" => {
+                limiter.override_key(key, Quota::per_minute(50), Duration::from_secs(65)).await.unwrap();
+            }
+            "reset" => {
+                limiter.override_key(key, Quota::per_day(50), Duration::from_secs(70)).await.unwrap();
+                assert!(left(key).unwrap() > 86_400_000, "a charge of the override counts for a day");
+                limiter.reset(key).await.unwrap();
+            }
+            _ => limiter.end_override(key).await.unwrap(),
+        }
+        let left = left(key).unwrap();
+        assert!(minute.contains(&left), "{key}: {left}");
+    }
+    // Nothing was charged: nothing is left.
+    limiter.override_key("unused", Quota::per_day(50), 300 * DAY).await.unwrap();
+    limiter.end_override("unused").await.unwrap();
+    assert_eq!(left("unused"), None);
+    // A block is remembered.
+    let blocking = limiter.clone().block_for(Block::from(60 * Duration::from_secs(60))).unwrap();
+    blocking.check_n("blocked", 30).await.unwrap();
+    assert!(!blocking.allow("blocked").await.unwrap());
+    blocking.override_key("blocked", Quota::per_day(50), 300 * DAY).await.unwrap();
+    blocking.end_override("blocked").await.unwrap();
+    let left = left("blocked").unwrap();
+    assert!((7_100_000..=7_201_001).contains(&left), "{left}");
+    assert!(!limiter.allow("blocked").await.unwrap());
+}
+
+#[tokio::test]
+async fn what_was_charged_before_an_override_is_given_back_under_it() {
+    for (store, larder) in each_store().await {
+        let limiter = larder.rate_limiter("api", Quota::per_hour(100)).unwrap();
+        let before = limiter.check_n("ann", 10).await.unwrap();
+        limiter.override_key("ann", Quota::per_day(300), DAY).await.unwrap();
+        assert_eq!(limiter.refund("ann", before, 10).await.unwrap(), 10, "{store}");
+        assert_eq!(limiter.remaining("ann").await.unwrap(), 300, "{store}");
+        let under = limiter.check_n("ann", 5).await.unwrap();
+        assert_eq!(limiter.refund("ann", under, 5).await.unwrap(), 5, "{store}");
+        assert_eq!(limiter.remaining("ann").await.unwrap(), 300, "{store}");
     }
 }

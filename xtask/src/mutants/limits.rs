@@ -10,6 +10,14 @@ const fn axum(name: &'static str) -> Test {
     test("limits_axum", name)
 }
 
+const fn costs(name: &'static str) -> Test {
+    test("limits_axum_costs", name)
+}
+
+const fn leases(name: &'static str) -> Test {
+    test("limits_leases", name)
+}
+
 const EQUIVALENCE: Test = unit("store::equivalence_limits::both_stores_decide_the_same_at_every_time");
 const CONVERSION: Test = unit(
     "store::equivalence_limits::oracle::conversion::after_a_change_to_shorter_windows_none_holds_more_than_its_limit",
@@ -52,6 +60,8 @@ const PATHS: Test = axum("a_path_is_whole_in_a_nested_router_and_head_counts_as_
 const LATE: Test = waiting("no_turn_is_granted_after_the_callers_time");
 const OTHER_COSTS: Test =
     waiting("callers_with_other_costs_than_the_first_share_requests_and_wait_for_turns_of_their_own");
+const IN_FLIGHT_REFUSED: Test =
+    axum("a_refusal_of_a_request_in_flight_is_reported_and_its_retry_after_is_spread");
 
 const LIMITER: &str = "crates/larder/src/limit/mod.rs";
 const REQUEST: &str = "crates/larder/src/limit/request.rs";
@@ -59,6 +69,7 @@ const QUEUE: &str = "crates/larder/src/limit/wait_queue.rs";
 const TURN: &str = "crates/larder/src/limit/turn.rs";
 const KNOWN: &str = "crates/larder/src/limit/local/known.rs";
 const LEASE: &str = "crates/larder/src/limit/batch.rs";
+const KEY_CHANGE: &str = "crates/larder/src/limit/key_change.rs";
 const LOCAL: &str = "crates/larder/src/limit/local/mod.rs";
 const MEMORY: &str = "crates/larder/src/store/memory/limits/mod.rs";
 const OVERRIDES: &str = "crates/larder/src/store/memory/limits/overrides.rs";
@@ -70,13 +81,13 @@ const TRACK: &str = "crates/larder/src/store/memory/limits/track.rs";
 const CHARGE: &str = "crates/larder/src/store/redis/lua/limit/charge.lua";
 const CHARGE_ANY: &str = "crates/larder/src/store/redis/lua/limit/charge_any.lua";
 const LIMIT_LUA: &str = "crates/larder/src/store/redis/lua/limit/limit.lua";
-const REFUND: &str = "crates/larder/src/store/redis/lua/limit/refund_rest.lua";
+const REFUND: &str = "crates/larder/src/store/redis/lua/limit/refund.lua";
 const OUTAGE: &str = "crates/larder/src/limit/outage.rs";
-const OVERRIDE: &str = "crates/larder/src/store/redis/lua/limit/override_rest.lua";
-const OVERRIDE_LUA: &str = "crates/larder/src/store/redis/lua/limit/override.lua";
+const OVERRIDE: &str = "crates/larder/src/store/redis/lua/limit/override.lua";
+const RESET: &str = "crates/larder/src/store/redis/lua/limit/reset.lua";
 const STORE: &str = "crates/larder/src/store/limit.rs";
 const TIME: &str = "crates/larder/src/store/redis/time.rs";
-const TOGETHER_LUA: &str = "crates/larder/src/store/redis/lua/limit/together_end.lua";
+const TOGETHER_LUA: &str = "crates/larder/src/store/redis/lua/limit/together.lua";
 const FIELDS: &str = "crates/larder/src/http/fields.rs";
 const FORWARDED: &str = "crates/larder/src/http/forwarded.rs";
 const IN_FLIGHT: &str = "crates/larder/src/http/in_flight.rs";
@@ -385,7 +396,11 @@ pub(super) const MUTANTS: &[Mutant] = &[
     ),
     mutant(
         "a reset leaves the block",
-        &[rebuilt(OVERRIDE, "blocked, level, quiet = 0, 0, 0", "blocked = blocked")],
+        &[rebuilt(
+            RESET,
+            "string.sub(record, 1, 18) .. string.rep('\\0', 12) .. string.sub(record, 31, length)",
+            "string.sub(record, 1, length)",
+        )],
         &[test("limits_blocks", "a_waiter_gets_its_turn_after_the_block_and_overrides_and_refunds_leave_it")],
     ),
     mutant(
@@ -492,7 +507,7 @@ pub(super) const MUTANTS: &[Mutant] = &[
     ),
     mutant(
         "a reset leaves what is no record",
-        &[rebuilt(OVERRIDE_LUA, "if ask == '-' and record and (", "if ask == '' and record and (")],
+        &[rebuilt(RESET, "redis.call('UNLINK', KEYS[1])", "struct.unpack('>BI7I7I6I4I4', record)")],
         &[test("limits_scenarios", "a_key_whose_record_is_not_of_larder_says_so_and_a_reset_repairs_it")],
     ),
     mutant(
@@ -565,5 +580,131 @@ pub(super) const MUTANTS: &[Mutant] = &[
             "{ drop(permit); response.map(|body| InFlightBody { body, permit: None }) }",
         )],
         &[axum("a_request_in_flight_holds_its_permit_until_its_body_was_sent_or_the_client_went")],
+    ),
+    mutant(
+        "an override forgets what a batch has left",
+        &[switched(
+            KEY_CHANGE,
+            "self.batch.take().filter(|batch| batch.left > 0)",
+            "self.batch.take().filter(|_| false)",
+        )],
+        &[leases("unspent_permits_of_a_batch_come_back_when_an_override_is_set_or_ended")],
+    ),
+    mutant(
+        "permits from before an override are not given back under it, in both stores",
+        &[
+            within(
+                MEMORY,
+                "let counts = |record: &LimitRecord| {\n            ",
+                ["record.counts(terms)", "over.is_none() && record.counts(terms)"],
+                " || over",
+            ),
+            rebuilt(REFUND, "tracks_for(terms_from(19))", "tracks_for(terms_at(19))"),
+        ],
+        &[test("limits_overrides", "what_was_charged_before_an_override_is_given_back_under_it")],
+    ),
+    mutant(
+        "a failed reset forgets the batch",
+        &[switched(KEY_CHANGE, "self.may_have_happened = error.is_indeterminate()", "self.batch = None")],
+        &[leases("a_batch_is_kept_when_a_reset_or_an_override_certainly_did_not_happen")],
+    ),
+    mutant(
+        "a reset without an answer leaves the batch",
+        &[within(
+            KEY_CHANGE,
+            "Self { limiter, name, known, batch, may_have_happened: ",
+            ["true", "false"],
+            " }",
+        )],
+        &[leases("after_a_reset_without_an_answer_no_permit_from_before_it_is_spent")],
+    ),
+    mutant(
+        "the end of an override keeps the record for as long as the override",
+        &[rebuilt(
+            OVERRIDE,
+            "redis.call('SET', KEYS[1], value, 'PX', string.format('%d', rest))",
+            "redis.call('SET', KEYS[1], value, 'KEEPTTL')",
+        )],
+        &[test(
+            "limits_overrides",
+            "a_record_lives_no_longer_than_its_quotas_need_after_an_override_has_ended",
+        )],
+    ),
+    mutant(
+        "after an override the record lives only until its charges end by the override",
+        &[rebuilt(OVERRIDE, "rest = math.max(own_lives, over_lives)", "rest = over_lives")],
+        &[test(
+            "limits_overrides",
+            "a_record_lives_no_longer_than_its_quotas_need_after_an_override_has_ended",
+        )],
+    ),
+    mutant(
+        "the largest limit is half of what four bytes hold",
+        &[rebuilt(STORE, "(u32::MAX / 3) as u64", "(u32::MAX / 2) as u64")],
+        &[unit("store::equivalence_limits::largest::the_largest_limits_are_counted_alike_by_both_stores")],
+    ),
+    mutant(
+        "a layer's cost above an override's limit passes at the cost of the limit",
+        &[switched(
+            SERVICE,
+            "return self.decide_by(asked, |_, _| asked.cost).await;",
+            "{
+                let decided = self.decide_by(asked, |_, _| asked.cost).await?;
+                let most = decided.0.iter().map(|one| one.limit()).min().unwrap_or(1);
+                if most >= asked.cost { return Ok(decided); }
+                return self.decide_by(asked, |_, _| most).await;
+            }",
+        )],
+        &[costs("a_cost_above_the_limit_of_an_override_is_refused_with_429_until_the_override_ends")],
+    ),
+    mutant(
+        "with several keys, a cost that an override allows is reduced to the limiter's own limit",
+        &[switched(
+            TOGETHER_RS,
+            "if answer.label.is_some() { u64::MAX } else { self.plan.most }",
+            "self.plan.most",
+        )],
+        &[
+            costs("of_two_keys_only_the_one_without_an_override_is_charged_its_whole_limit"),
+            costs("a_cost_above_the_limit_of_an_override_is_refused_with_429_until_the_override_ends"),
+        ],
+    ),
+    mutant(
+        "a cost above the limiter's own limit waits for no more than the override's end, in both stores",
+        &[
+            within(
+                MEMORY,
+                "let wanted = ",
+                ["wanted.min(term.limit)", "if wanted > term.limit { return 0 } else { wanted }"],
+                ";",
+            ),
+            rebuilt(
+                CHARGE_ANY,
+                "if total_of(track) + wanted > term.limit then",
+                "if total_of(track) + most > term.limit and most <= term.limit then",
+            ),
+        ],
+        &[costs("a_request_refused_by_an_override_passes_after_the_time_that_its_answer_says")],
+    ),
+    mutant(
+        "overrides in memory are removed only with a record",
+        &[switched(MEMORY, "state.may_end(name, until, clock);", "let _ = until;")],
+        &[unit(
+            "store::memory::limits::records::tests::overrides_are_gone_after_their_end_though_nothing_is_asked",
+        )],
+    ),
+    mutant(
+        "a request in flight is refused and not reported",
+        &[switched(
+            IN_FLIGHT,
+            "hook(&RefusedRequest { key, request, status, decision: None, shadow: false });",
+            "let _ = (hook, request);",
+        )],
+        &[IN_FLIGHT_REFUSED],
+    ),
+    mutant(
+        "all refusals of requests in flight say the same time",
+        &[switched(IN_FLIGHT, "self.semaphore.jitter(self.jitter)", "Duration::ZERO")],
+        &[IN_FLIGHT_REFUSED],
     ),
 ];

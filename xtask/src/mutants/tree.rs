@@ -28,16 +28,10 @@ pub(crate) fn mutated_script(file: &str, text: &str) -> String {
 const LIB: &str = "crates/larder/src/lib.rs";
 const SCRIPT: &str = "crates/larder/src/store/redis/script.rs";
 /// The replacements in the file that creates the scripts, so that it chooses the text of each file at run time.
-const CHOSEN: [(&str, &str); 2] = [
-    (
-        "for line in files.iter().flat_map(|file| file.text.split_inclusive('\\n')) {",
-        "for line in files.iter().map(chosen).collect::<String>().split_inclusive('\\n') {",
-    ),
-    (
-        "source.push_str(included(line).map_or(line, |part| part.text));",
-        "source.push_str(&included(line).map_or(line.to_owned(), chosen));",
-    ),
-];
+const CHOSEN: [(&str, &str); 1] = [(
+    "for line in files.iter().flat_map(|file| file.text.split_inclusive('\\n')) {",
+    "for line in files.iter().map(chosen).collect::<String>().split_inclusive('\\n') {",
+)];
 /// What [`CHOSEN`] calls.
 const CHOSEN_FILE: &str = "
 fn chosen(file: &File) -> String {

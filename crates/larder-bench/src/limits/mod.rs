@@ -28,11 +28,12 @@ pub(crate) mod wire {
     );
 
     pub(crate) const CHARGE_TOGETHER: &str = concat!(
-        include_str!("../../../larder/src/store/redis/lua/limit/together_begin.lua"),
+        "local function charge_one(redis, KEYS, ARGV)\n",
         include_str!("../../../larder/src/store/redis/lua/limit/charge.lua"),
         include_str!("../../../larder/src/store/redis/lua/limit/limit.lua"),
         include_str!("../../../larder/src/store/redis/lua/limit/charge_any.lua"),
-        include_str!("../../../larder/src/store/redis/lua/limit/together_end.lua"),
+        "end\n",
+        include_str!("../../../larder/src/store/redis/lua/limit/together.lua"),
     );
 
     /// One quota: its kind, its limit, and its width in microseconds.

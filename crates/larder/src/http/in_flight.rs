@@ -14,7 +14,8 @@ use tower_layer::Layer;
 use tower_service::Service;
 
 use super::key::{RequestHead, RequestKey, shortened};
-use super::refusal::{Problem, Refusal, Refuse, retry_after};
+use super::options::Hook;
+use super::refusal::{Problem, Refusal, Refuse, RefusedRequest, retry_after};
 use crate::error::ErrorKind;
 use crate::lock::{Semaphore, SemaphorePermit};
 use crate::telemetry::target;
@@ -49,14 +50,24 @@ pub struct InFlightLayer<R = Problem> {
     waits: Duration,
     skip: Option<Skip>,
     allow_in_outage: bool,
+    on_refusal: Option<Hook>,
+    jitter: Duration,
     refuse: Arc<R>,
 }
 
 impl InFlightLayer {
     /// Limits requests by the key that `key` finds for each of them. Requests without a key share the empty key.
     pub fn new(semaphore: Semaphore, key: impl RequestKey) -> Self {
-        let (key, refuse) = (Arc::new(key), Arc::new(Problem));
-        Self { semaphore, key, waits: Duration::ZERO, skip: None, allow_in_outage: false, refuse }
+        Self {
+            semaphore,
+            key: Arc::new(key),
+            waits: Duration::ZERO,
+            skip: None,
+            allow_in_outage: false,
+            on_refusal: None,
+            jitter: Duration::ZERO,
+            refuse: Arc::new(Problem),
+        }
     }
 }
 
@@ -82,13 +93,28 @@ impl<R> InFlightLayer<R> {
     /// Sets the response of a refusal, as [`RateLimitLayer::refuse`](super::RateLimitLayer::refuse).
     #[must_use]
     pub fn refuse<N>(self, refuse: N) -> InFlightLayer<N> {
-        let Self { semaphore, key, waits, skip, allow_in_outage, .. } = self;
-        InFlightLayer { semaphore, key, waits, skip, allow_in_outage, refuse: Arc::new(refuse) }
+        let Self { semaphore, key, waits, skip, allow_in_outage, on_refusal, jitter, .. } = self;
+        let refuse = Arc::new(refuse);
+        InFlightLayer { semaphore, key, waits, skip, allow_in_outage, on_refusal, jitter, refuse }
+    }
+
+    /// Sets a hook that is called for each refused request, as
+    /// [`RateLimitLayer::on_refusal`](super::RateLimitLayer::on_refusal). There is no decision.
+    #[must_use]
+    pub fn on_refusal(self, hook: impl Fn(&RefusedRequest<'_>) + Send + Sync + 'static) -> Self {
+        Self { on_refusal: Some(Arc::new(hook)), ..self }
+    }
+
+    /// Adds a random time of up to `most` to `Retry-After`, as
+    /// [`RateLimitLayer::retry_jitter`](super::RateLimitLayer::retry_jitter). A longer time than a day counts as a day.
+    #[must_use]
+    pub fn retry_jitter(self, most: Duration) -> Self {
+        Self { jitter: most, ..self }
     }
 
     /// Returns the permit, or the status of the refusal. `None` lets the request pass without a permit.
-    async fn enter(&self, key: String) -> Result<Option<SemaphorePermit>, StatusCode> {
-        let semaphore = self.semaphore.key(shortened(key, |key| self.semaphore.takes(key)));
+    async fn enter(&self, key: &str) -> Result<Option<SemaphorePermit>, StatusCode> {
+        let semaphore = self.semaphore.key(key);
         let taken = if self.waits.is_zero() {
             semaphore.try_acquire().await
         } else {
@@ -109,15 +135,35 @@ impl<R> InFlightLayer<R> {
     }
 }
 
+impl<R> InFlightLayer<R> {
+    /// Reports a refusal, and makes its response.
+    fn refused<A, B>(&self, key: &str, request: &Request<A>, status: StatusCode) -> Response<B>
+    where
+        R: Refuse<B>,
+    {
+        if let Some(hook) = &self.on_refusal {
+            let request = RequestHead::of(request);
+            hook(&RefusedRequest { key, request, status, decision: None, shadow: false });
+        }
+        let span = Duration::from_secs(1) + self.semaphore.jitter(self.jitter);
+        let refusal = Refusal { status, retry_after: span, policies: Vec::new() };
+        let mut response = self.refuse.refuse(&refusal);
+        response.headers_mut().insert(header::RETRY_AFTER, retry_after(span));
+        response
+    }
+}
+
 impl<R> Clone for InFlightLayer<R> {
     fn clone(&self) -> Self {
-        let Self { semaphore, key, waits, skip, allow_in_outage, refuse } = self;
+        let Self { semaphore, key, waits, skip, allow_in_outage, on_refusal, jitter, refuse } = self;
         Self {
             semaphore: semaphore.clone(),
             key: key.clone(),
             waits: *waits,
             skip: skip.clone(),
             allow_in_outage: *allow_in_outage,
+            on_refusal: on_refusal.clone(),
+            jitter: *jitter,
             refuse: refuse.clone(),
         }
     }
@@ -180,24 +226,20 @@ where
         let head = RequestHead::of(&request);
         let skipped = layer.skip.as_ref().is_some_and(|skip| skip(&head));
         let key = (!skipped).then(|| layer.key.key(&head).unwrap_or_default());
+        let key = key.map(|key| shortened(key, |key| layer.semaphore.takes(key)));
         Box::pin(async move {
-            let entered = match key {
-                Some(key) => layer.enter(key).await,
-                None => Ok(None),
-            };
-            match entered {
-                Ok(permit) => {
-                    let response = inner.call(request).await?;
-                    Ok(response.map(|body| InFlightBody { body, permit }))
-                }
-                Err(status) => {
-                    let span = Duration::from_secs(1);
-                    let refusal = Refusal { status, retry_after: span, policies: Vec::new() };
-                    let mut response = layer.refuse.refuse(&refusal);
-                    response.headers_mut().insert(header::RETRY_AFTER, retry_after(span));
-                    Ok(response.map(|body| InFlightBody { body, permit: None }))
-                }
+            let mut permit = None;
+            if let Some(key) = key {
+                permit = match layer.enter(&key).await {
+                    Ok(permit) => permit,
+                    Err(status) => {
+                        let response = layer.refused(&key, &request, status);
+                        return Ok(response.map(|body| InFlightBody { body, permit: None }));
+                    }
+                };
             }
+            let response = inner.call(request).await?;
+            Ok(response.map(|body| InFlightBody { body, permit }))
         })
     }
 }

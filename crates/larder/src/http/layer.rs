@@ -132,7 +132,8 @@ impl<R> RateLimitLayer<R> {
     }
 
     /// Sets the cost of each request. Default: 1. A cost of zero is not counted; a cost above the limit is charged
-    /// as the whole limit.
+    /// as the whole limit. A cost above the limit of the key's [override](RateLimiter::override_key) is refused with
+    /// 429 until the override ends.
     #[must_use]
     pub fn cost(self, cost: impl Fn(&RequestHead<'_>) -> u64 + Send + Sync + 'static) -> Self {
         self.with(|options| options.cost = Some(Arc::new(cost)))

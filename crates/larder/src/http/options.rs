@@ -11,7 +11,7 @@ use crate::limit::{Quota, Quotas, RateLimiter};
 /// A function of a request, and one of a response and the charge of its request.
 type RequestFn<T> = Arc<dyn Fn(&RequestHead<'_>) -> T + Send + Sync>;
 type Settle = Arc<dyn Fn(&ResponseHead<'_>, u64) -> u64 + Send + Sync>;
-type Hook = Arc<dyn Fn(&RefusedRequest<'_>) + Send + Sync>;
+pub(super) type Hook = Arc<dyn Fn(&RefusedRequest<'_>) + Send + Sync>;
 
 /// The number of sets of quotas whose fields are kept ready.
 const POLICIES: usize = 16;

@@ -9,11 +9,13 @@ use super::fields::whole_seconds;
 use super::key::RequestHead;
 use crate::limit::Decision;
 
-/// A request that was refused, for [`RateLimitLayer::on_refusal`](super::RateLimitLayer::on_refusal).
+/// A request that was refused, for [`RateLimitLayer::on_refusal`](super::RateLimitLayer::on_refusal) and
+/// [`InFlightLayer::on_refusal`](super::InFlightLayer::on_refusal).
 #[derive(Debug, Clone, Copy)]
 pub struct RefusedRequest<'a> {
     pub(super) key: &'a str,
     pub(super) request: RequestHead<'a>,
+    pub(super) status: StatusCode,
     pub(super) decision: Option<&'a Decision>,
     pub(super) shadow: bool,
 }
@@ -31,7 +33,14 @@ impl<'a> RefusedRequest<'a> {
         self.request
     }
 
-    /// Returns the decision; `None` if the store is down and the limiter's policy is `Error`.
+    /// Returns the status of the refusal: 429, or 503 if no decision was possible.
+    #[must_use]
+    pub fn status(&self) -> StatusCode {
+        self.status
+    }
+
+    /// Returns the decision of a rate limit; `None` if the store is down and the limiter's policy is `Error`, and for a
+    /// limit of requests in flight.
     #[must_use]
     pub fn decision(&self) -> Option<&'a Decision> {
         self.decision

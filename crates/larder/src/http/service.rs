@@ -117,7 +117,8 @@ impl Options {
             return self.decide_by(asked, |_, _| asked.cost).await;
         }
         // An override may allow the cost. Otherwise a cost that could never be allowed is reduced to the whole
-        // limit.
+        // limit. Of several keys, only those without an override: see `LimitKey::reduced`. While the store is away, no
+        // override applies.
         match self.decide_by(asked, |_, _| asked.cost).await {
             Err(error) if error.kind() == ErrorKind::InvalidSetting => {
                 self.decide_by(asked, |limiter, key| asked.cost.min(limiter.largest_cost(key))).await
@@ -143,7 +144,8 @@ impl Options {
                 Reserve::Refused(decision) => (vec![decision], Vec::new()),
             });
         }
-        let keys = asked.keys.iter().map(|(limiter, key)| limiter.key(key.as_str()).cost(cost(limiter, key)));
+        let keys = asked.keys.iter();
+        let keys = keys.map(|(limiter, key)| limiter.key(key.as_str()).cost(cost(limiter, key)).reduced());
         if self.settle.is_none() {
             return Ok((self.limiter.check_keys(keys.collect()).await?, Vec::new()));
         }
@@ -175,7 +177,16 @@ impl Options {
             Err(_) => (0, None),
         };
         let key = asked.keys.get(place).map_or("", |(_, key)| key.as_str());
-        hook(&RefusedRequest { key, request: RequestHead::of(request), decision, shadow: self.shadow });
+        let (request, status) = (RequestHead::of(request), status(decision));
+        hook(&RefusedRequest { key, request, status, decision, shadow: self.shadow });
+    }
+}
+
+/// Returns the status of a refusal: 429 if the request was counted.
+fn status(decision: Option<&Decision>) -> StatusCode {
+    match decision {
+        Some(decision) if decision.was_counted() => StatusCode::TOO_MANY_REQUESTS,
+        _ => StatusCode::SERVICE_UNAVAILABLE,
     }
 }
 
@@ -184,11 +195,12 @@ impl<R> LayerShared<R> {
     where
         R: Refuse<B>,
     {
-        let (status, span, names) = match decided {
-            Ok(decision) if decision.was_counted() => {
-                (StatusCode::TOO_MANY_REQUESTS, decision.retry_after().unwrap_or_default(), names)
+        let status = status(decided.ok());
+        let (span, names) = match decided {
+            Ok(decision) if status == StatusCode::TOO_MANY_REQUESTS => {
+                (decision.retry_after().unwrap_or_default(), names)
             }
-            _ => (StatusCode::SERVICE_UNAVAILABLE, Duration::from_secs(1), Vec::new()),
+            _ => (Duration::from_secs(1), Vec::new()),
         };
         let span = span + self.options.limiter.jitter(self.options.jitter);
         let refusal = Refusal { status, retry_after: span, policies: names };

@@ -177,7 +177,8 @@ impl RateLimiter {
             stamp: charged.stamp,
             record: RecordId::of(name),
             plan: plan.clone(),
-            binding: plan.quota(charged.binding),
+            // An override may have decided.
+            binding: charged.label.map_or_else(|| plan.quota(charged.binding), Quota::from_label),
             remaining: charged.remaining,
             reset_at: asked.0.after(Duration::from_micros(charged.reset)),
         };

@@ -12,6 +12,7 @@ mod batch;
 mod block;
 mod check;
 mod decision;
+mod key_change;
 mod local;
 mod many;
 mod meter;

@@ -7,11 +7,13 @@ use std::time::Duration;
 
 use super::Plan;
 use super::RateLimiter;
+use super::key_change::KeyChange;
 use super::quota::{Quota, Quotas};
 use crate::call::Call;
 use crate::error::{Error, Result};
 use crate::key::CacheKey;
-use crate::store::limit::{LimitStore, Override};
+use crate::name::Name;
+use crate::store::limit::{Label, LimitStore, Override, QuotaSpec};
 
 const LONGEST: Duration = Duration::from_secs(366 * 24 * 3600);
 
@@ -27,7 +29,8 @@ pub struct QuotaOverride {
 
 impl RateLimiter {
     /// Gives one key other quotas, for all programs, for the duration `lasts` or until
-    /// [`end_override`](Self::end_override). Replaces an earlier override. One round trip.
+    /// [`end_override`](Self::end_override). Replaces an earlier override. One round trip, and one more if this process
+    /// has a permit batch of the key: what is left of it is given back first.
     ///
     /// ```
     /// # use std::time::Duration;
@@ -72,14 +75,12 @@ impl RateLimiter {
                 )));
             }
             let labels = plan.quotas.iter().map(|quota| quota.label());
-            let terms = Override { terms: plan.terms.iter().copied().zip(labels).collect(), lasts };
-            let set = self.inner.context.coordination()?.set_override(name.as_str(), &terms).await;
-            self.inner.local.forget(name.as_bytes());
-            set
+            self.replace_override(&name, plan.terms.iter().copied().zip(labels).collect(), lasts).await
         })
     }
 
-    /// Ends a key's override. One round trip.
+    /// Ends a key's override. One round trip, and one more if this process has a permit batch of the key: what is left
+    /// of it is given back first.
     ///
     /// # Errors
     ///
@@ -91,11 +92,22 @@ impl RateLimiter {
     pub fn end_override(&self, key: impl CacheKey) -> Call<'_, impl Future<Output = Result<()>> + Send> {
         let name = self.record(key);
         Call::new(self.timeout(), &self.inner.local.meter.overrides, async move {
-            let (name, none) = (name?, Override { terms: Vec::new(), lasts: Duration::ZERO });
-            let ended = self.inner.context.coordination()?.set_override(name.as_str(), &none).await;
-            self.inner.local.forget(name.as_bytes());
-            ended
+            self.replace_override(&name?, Vec::new(), Duration::ZERO).await
         })
+    }
+
+    /// Sets a key's override; without terms, ends it. Permits of a batch are given back first: the store finds them
+    /// only in a record of the quotas by which they were charged.
+    async fn replace_override(
+        &self,
+        name: &Name,
+        terms: Vec<(QuotaSpec, Label)>,
+        lasts: Duration,
+    ) -> Result<()> {
+        let (store, own) = (self.inner.context.coordination()?, self.plan_for(name)?.terms.clone());
+        let mut change = KeyChange::begin(self, name);
+        change.give_back().await?;
+        change.end(store.set_override(name.as_str(), &Override { terms, own, lasts }).await)
     }
 
     /// Returns a key's override, if it has one. One round trip.

@@ -3,10 +3,8 @@
 use std::time::Duration;
 
 use crate::error::{Error, Result};
-use crate::store::limit::{BUCKETS, Label, QuotaSpec, Rule};
+use crate::store::limit::{BUCKETS, LARGEST_LIMIT, Label, QuotaSpec, Rule};
 
-/// Half of the largest sum that a record can hold: as much again may be booked ahead.
-const LARGEST_LIMIT: u64 = i32::MAX as u64;
 const LARGEST_EXACT: u64 = 10_000;
 /// Up to this limit a log is no larger than buckets, and it is exact.
 const EXACT_BY_ITSELF: u64 = 20;
@@ -57,7 +55,7 @@ enum Method {
 }
 
 impl Quota {
-    /// Allows at most `limit` (1 to 2³¹−1) in any `window` (a millisecond to 366 days).
+    /// Allows at most `limit` (1 to 1,431,655,765) in any `window` (a millisecond to 366 days).
     #[must_use]
     pub const fn new(limit: u64, window: Duration) -> Self {
         Self { limit, window, method: Method::BySize }
@@ -245,7 +243,7 @@ mod tests {
         for quota in [
             Quota::per_second(0),
             Quota::per_second(u64::MAX),
-            Quota::per_day(1 << 31),
+            Quota::per_day(LARGEST_LIMIT + 1),
             Quota::new(1, Duration::ZERO),
             Quota::new(1, Duration::MAX),
             Quota::per_day(10_001).exact(),

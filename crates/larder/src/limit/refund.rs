@@ -3,6 +3,7 @@
 use super::Plan;
 use super::RateLimiter;
 use super::decision::{Decision, RecordId};
+use super::key_change::KeyChange;
 use crate::call::Call;
 use crate::error::{Error, Result};
 use crate::key::CacheKey;
@@ -12,7 +13,8 @@ use crate::store::limit::{ChargeStamp, LimitStore};
 impl RateLimiter {
     /// Forgets everything that was charged to a key. Returns whether anything was. One round trip.
     ///
-    /// Permits that other processes hold in batches can still be spent.
+    /// Permits that other processes hold in batches can still be spent. Those of this process are not spent from the
+    /// call on, unless it certainly failed.
     ///
     /// # Errors
     ///
@@ -24,10 +26,9 @@ impl RateLimiter {
     pub fn reset(&self, key: impl CacheKey) -> Call<'_, impl Future<Output = Result<bool>> + Send> {
         let name = self.record(key);
         Call::new(self.timeout(), &self.inner.local.meter.reset, async move {
-            let name = name?;
-            let forgotten = self.inner.context.coordination()?.forget(name.as_str()).await;
-            self.inner.local.forget(name.as_bytes());
-            forgotten
+            let (name, store) = (name?, self.inner.context.coordination()?);
+            let change = KeyChange::begin(self, &name);
+            change.end(store.forget(name.as_str()).await)
         })
     }
 
@@ -104,9 +105,24 @@ impl RateLimiter {
 
     /// As `give_back`, without waiting for the result.
     pub(super) fn give_back_later(&self, name: &Name, plan: &Plan, stamp: ChargeStamp, permits: u64) {
+        self.give_back_in_background(name, plan, stamp, permits, drop);
+    }
+
+    /// As `give_back_later`, with a function that gets the result.
+    pub(super) fn give_back_in_background(
+        &self,
+        name: &Name,
+        plan: &Plan,
+        stamp: ChargeStamp,
+        permits: u64,
+        given: impl FnOnce(Result<u64>) + Send + 'static,
+    ) {
         let (local, key) = (self.inner.local.clone(), name.clone());
         // Only after the refund: before it, the store would still refuse what it has just refused.
-        let done = move || local.forget_refusal(key.as_bytes());
+        let done = move |result| {
+            local.forget_refusal(key.as_bytes());
+            given(result);
+        };
         let name = name.as_str().to_owned();
         self.inner.context.refund_in_background(name, plan.terms.clone(), permits, stamp, done);
     }

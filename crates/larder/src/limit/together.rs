@@ -23,7 +23,7 @@ use crate::context::Context;
 use crate::error::{Error, Result};
 use crate::key::CacheKey;
 use crate::name::Name;
-use crate::store::limit::{Charge, ChargeMode, LimitStore};
+use crate::store::limit::{Charge, ChargeMode, Charged, LimitStore};
 
 /// The most keys of one decision: the server does nothing else while it decides them.
 const MOST_KEYS: usize = 64;
@@ -36,12 +36,20 @@ pub struct LimitKey {
     limiter: RateLimiter,
     name: Result<Name>,
     cost: u64,
+    /// A cost above the limiter's own limit is reduced to that, unless an override decides.
+    reduced: bool,
 }
 
 impl LimitKey {
     /// Sets the cost. Default: 1.
     pub fn cost(self, cost: u64) -> Self {
         Self { cost, ..self }
+    }
+
+    /// Charges a cost above the limiter's own limit as the whole limit, unless an override decides.
+    #[cfg(feature = "tower")]
+    pub(crate) fn reduced(self) -> Self {
+        Self { reduced: true, ..self }
     }
 }
 
@@ -112,7 +120,7 @@ impl Together {
 impl RateLimiter {
     /// Makes a key of this limiter, to be decided together with others.
     pub fn key(&self, key: impl CacheKey) -> LimitKey {
-        LimitKey { limiter: self.clone(), name: self.record(key), cost: 1 }
+        LimitKey { limiter: self.clone(), name: self.record(key), cost: 1, reduced: false }
     }
 
     /// Makes a limiter with the same limits whose records are in one place for each group, so that on a cluster
@@ -138,6 +146,16 @@ struct KeyRequest {
     name: Name,
     plan: Arc<Plan>,
     cost: u64,
+    reduced: bool,
+}
+
+impl KeyRequest {
+    /// Returns the key with a cost that its own quotas can allow, unless an override has decided.
+    fn again(&self, answer: &Charged) -> LimitKey {
+        let most = if answer.label.is_some() { u64::MAX } else { self.plan.most };
+        let (limiter, name) = (self.limiter.clone(), Ok(self.name.clone()));
+        LimitKey { limiter, name, cost: self.cost.min(most), reduced: self.reduced }
+    }
 }
 
 /// Decides all keys: charges all of them or none.
@@ -220,7 +238,15 @@ async fn decide(context: &Arc<Context>, keys: Vec<LimitKey>) -> Result<Vec<Decis
     let decisions = match answer {
         Ok(answers) => {
             for (one, answer) in asked.iter().zip(&answers) {
-                one.plan.check_answer(one.cost, answer)?;
+                match one.plan.check_answer(one.cost, answer) {
+                    Ok(()) => {}
+                    // Nothing is charged yet. Each further round reduces the cost of a key for good.
+                    Err(_) if one.reduced => {
+                        let keys = asked.iter().zip(&answers).map(|(one, answer)| one.again(answer));
+                        return Box::pin(decide(context, keys.collect())).await;
+                    }
+                    Err(error) => return Err(error),
+                }
             }
             let passes = answers.iter().all(|answer| answer.granted > 0);
             let each = asked.iter().zip(answers).zip(&changes).map(|((one, mut answer), changes)| {
@@ -241,7 +267,7 @@ async fn decide(context: &Arc<Context>, keys: Vec<LimitKey>) -> Result<Vec<Decis
             decisions
         }
         Err(error) => {
-            let keys = asked.iter().map(|KeyRequest { limiter, name, plan, cost }| Away {
+            let keys = asked.iter().map(|KeyRequest { limiter, name, plan, cost, .. }| Away {
                 limiter,
                 name,
                 plan,
@@ -254,14 +280,14 @@ async fn decide(context: &Arc<Context>, keys: Vec<LimitKey>) -> Result<Vec<Decis
 }
 
 fn checked(context: &Arc<Context>, key: LimitKey) -> Result<KeyRequest> {
-    let LimitKey { limiter, name, cost } = key;
+    let LimitKey { limiter, name, cost, reduced } = key;
     let name = name?;
     if !Arc::ptr_eq(&limiter.inner.context, context) {
         return Err(Error::invalid("keys that are decided together must belong to limiters of one Larder"));
     }
     let plan = limiter.plan_for(&name)?;
     plan.check_some(cost)?;
-    Ok(KeyRequest { limiter, name, plan, cost })
+    Ok(KeyRequest { limiter, name, plan, cost, reduced })
 }
 
 /// A hash of the keys, their costs and their quotas.

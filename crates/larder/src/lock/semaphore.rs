@@ -112,6 +112,12 @@ impl Semaphore {
         self.locks.context.limits.check_key(&name).is_ok()
     }
 
+    /// Returns a random part of a span.
+    #[cfg(feature = "tower")]
+    pub(crate) fn jitter(&self, most: Duration) -> Duration {
+        self.locks.context.random.part_of(most)
+    }
+
     /// Sets the time to live of a permit: how long others wait after a holder's process dies. The permit is renewed
     /// while its guard lives. 10 ms to 24 hours. Default: 30 s.
     pub fn ttl(mut self, ttl: Duration) -> Self {

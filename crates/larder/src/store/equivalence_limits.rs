@@ -8,6 +8,7 @@
 
 mod booked;
 mod both;
+mod largest;
 mod oracle;
 mod retry;
 mod together;
@@ -156,11 +157,13 @@ fn both_stores_decide_the_same_at_every_time() {
         .run(&history(), |history| {
             let (mut both, plans) = (stores.history(), plans());
             let mut charges: Vec<ChargeStamp> = Vec::new();
+            let mut own: &[QuotaSpec] = &plans[0];
             for (at, step) in history.iter().enumerate() {
                 let told = || format!("memory left, server right, at step {at}: {step:?}");
                 match step {
                     Step::Charge { plan, take, cost, charge_at, max_wait, penalty } => {
                         let (terms, take, penalty) = (plans[*plan].as_slice(), *take, *penalty);
+                        own = terms;
                         let ask = Charge {
                             terms,
                             take,
@@ -189,9 +192,23 @@ fn both_stores_decide_the_same_at_every_time() {
                     }
                     Step::Override { plan, lasts } => {
                         let terms = plan.map(|plan| plans[plan].as_slice()).unwrap_or_default();
-                        both.set_override(terms, Duration::from_micros(*lasts));
+                        both.set_override(terms, own, Duration::from_micros(*lasts));
                         let (expected, found) = both.override_of();
                         prop_assert_eq!(expected, found, "{}", told());
+                        // The record lives until nothing in it counts any more.
+                        let look = ChargeMode::Look;
+                        let look = Charge {
+                            terms: own,
+                            take: look,
+                            cost: 1,
+                            charge_at: 0,
+                            max_wait: 0,
+                            penalty: None,
+                        };
+                        let (expected, found) = both.charge(look);
+                        prop_assert_eq!(expected.reset, found.reset, "{}", told());
+                        let lives = found.reset == 0 || both.lives_until() >= both.clock + found.reset;
+                        prop_assert!(lives, "{}", told());
                     }
                     Step::Pass(micros) => both.clock += micros,
                     Step::Back(micros) => both.clock -= micros,

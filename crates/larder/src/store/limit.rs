@@ -33,6 +33,10 @@ pub(crate) struct QuotaSpec {
 /// lie ahead: the next turn is booked there when all of the limit was used just now.
 pub(crate) const BUCKETS: u64 = 60;
 
+/// The largest limit of a quota. Three times as much can count at once: the limit, as much again as debt, and as much
+/// again booked ahead. A record holds that sum in four bytes.
+pub(crate) const LARGEST_LIMIT: u64 = (u32::MAX / 3) as u64;
+
 /// The factor of the kind in a [`unit`](QuotaSpec::unit): larger than any width.
 #[cfg(feature = "redis")]
 const KIND: u64 = 1 << 45;
@@ -203,6 +207,8 @@ pub(crate) type Label = [u8; 15];
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Override {
     pub(crate) terms: Vec<(QuotaSpec, Label)>,
+    /// The program's own quotas, which hold after it. They decide how long the record is kept then.
+    pub(crate) own: Vec<QuotaSpec>,
     pub(crate) lasts: Duration,
 }
 
@@ -227,7 +233,8 @@ store_operations! {
         /// long as the request's own terms refuse it.
         async fn charge_together(&self, charges: &[(&str, Charge<'_>)]) -> Result<Vec<Charged>>;
 
-        /// Gives permits back at the time at which they were charged, and returns how many were given back.
+        /// Gives permits back at the time at which they were charged, and returns how many were given back. None are if
+        /// the record counts by other quotas than these and those of the key's override.
         async fn refund(
             &self,
             name: &str,

@@ -266,7 +266,8 @@ mod tests {
         let local = Local::new("api", "~limit.1:{/api:");
         let plan = local.plans.share(Plan::new(Quota::per_hour(100).into()).unwrap());
         let name = b"~limit.1:{/api:a}";
-        for change in [Local::forget, Local::forget_refusal, Local::granted] {
+        let forget = |local: &Local, name: &[u8]| drop(local.forget(name));
+        for change in [forget, Local::forget_refusal, Local::granted] {
             let changes = local.changes(name);
             change(&local, name);
             let (sent, wait) = (clock.now(), 60_000_000);

@@ -13,6 +13,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use quick_cache::sync::Cache;
 
 use super::Plan;
+use super::batch::LocalBatch;
 use super::decision::Decision;
 use super::meter::LimitMeter;
 use super::request::Breaker;
@@ -198,16 +199,16 @@ impl Local {
         }
     }
 
-    /// Forgets everything about a key. Permits of a batch are not spent after this.
-    pub(super) fn forget(&self, name: &[u8]) {
+    /// Forgets everything about a key, and returns its batch. Permits of a batch that was requested before are not
+    /// spent after this.
+    pub(super) fn forget(&self, name: &[u8]) -> Option<LocalBatch> {
         self.resets.fetch_add(1, Ordering::AcqRel);
         self.granted(name);
-        if let Some(known) = self.known(name) {
-            *known.facts() = Default::default();
-        }
+        let forgotten = self.known(name).map(|known| std::mem::take(&mut *known.facts()));
         if let Some(queue) = self.queues.get(self.key_of(name)) {
             queue.restart();
         }
+        forgotten?.lease
     }
 
     /// Makes the waiting callers ask again, because the quotas of a handle have changed.

@@ -30,6 +30,7 @@ struct Scripts {
     charge: String,
     refund: String,
     over: String,
+    reset: String,
     together: String,
 }
 
@@ -51,6 +52,7 @@ impl Default for Stores {
             charge: tell(charge),
             refund: tell(refund),
             over: tell(raw::over()),
+            reset: tell(raw::reset()),
             together: tell(raw::together()),
         };
         let server = RefCell::new(server.get_connection().unwrap());
@@ -114,13 +116,13 @@ impl Both<'_> {
     }
 
     pub(super) fn forget(&mut self) -> (bool, bool) {
-        let found: u64 = self.run(&self.scripts.over, b"-", None);
+        let found: u64 = self.run(&self.scripts.reset, b"", None);
         (self.memory.forget(&self.name, self.clock), found > 0)
     }
 
-    /// Sets an override; without terms, ends it.
-    pub(super) fn set_override(&mut self, terms: &[QuotaSpec], lasts: Duration) {
-        let key = Override { terms: labelled(terms), lasts };
+    /// Sets an override; without terms, ends it. `own` are the terms that hold after it.
+    pub(super) fn set_override(&mut self, terms: &[QuotaSpec], own: &[QuotaSpec], lasts: Duration) {
+        let key = Override { terms: labelled(terms), own: own.to_vec(), lasts };
         self.memory.set_override(&self.name, &key, self.clock);
         let _: redis::Value = self.run(&self.scripts.over, &raw::over_request(&key), None);
     }
@@ -134,9 +136,9 @@ impl Both<'_> {
 }
 
 fn tell(script: &str) -> String {
-    let told =
-        script.replacen("redis.call('TIME')", "{ table.remove(ARGV, #ARGV - 1), table.remove(ARGV) }", 1);
-    assert_ne!(told, script);
+    // The last one: a script that charges several keys reads the time for all of them.
+    let (before, after) = script.rsplit_once("redis.call('TIME')").unwrap();
+    let told = format!("{before}{{ table.remove(ARGV, #ARGV - 1), table.remove(ARGV) }}{after}");
     // The time at which a record would end is stored beside it.
     let end = |script: String, whole: &str, milliseconds: &str| {
         let beside = format!(
@@ -146,6 +148,8 @@ fn tell(script: &str) -> String {
     };
     let told = end(told, "'PX', sub(ask, 6 + 10 * terms))", "sub(ask, 6 + 10 * terms)");
     let told = end(told, "'PX', string.format('%d', lives))", "lives");
+    let told = end(told, "'PX', string.format('%d', rest))", "rest");
+    let told = told.replace("'PX', string.format('%d', left))", &format!("'PX', '{FOREVER}')"));
     told.replace(
         "redis.call('PEXPIRE', KEYS[1], rest)",
         &format!("redis.call('PEXPIRE', KEYS[1], {FOREVER})"),

@@ -130,7 +130,7 @@ fn after_retry_after_the_cost_fits_also_where_quotas_change_or_an_override_ends_
                 both.clock += pass;
             }
             if let Some((which, lasts)) = over {
-                both.set_override(&plans[which], Duration::from_micros(lasts));
+                both.set_override(&plans[which], &plans[second], Duration::from_micros(lasts));
             }
             for (cost, pass) in after {
                 both.charge(charge(&plans[second], cost + 1));

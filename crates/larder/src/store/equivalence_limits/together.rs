@@ -53,7 +53,11 @@ fn several_records_are_charged_together_or_not_at_all_by_both_stores() {
                         let terms: Vec<QuotaSpec> =
                             own.map(|term| QuotaSpec { limit: limit(term), ..*term }).collect();
                         both.name.clone_from(&names[key]);
-                        both.set_override(&terms, Duration::from_micros(lasts));
+                        both.set_override(
+                            &terms,
+                            &plans[(usual + key) % plans.len()],
+                            Duration::from_micros(lasts),
+                        );
                         continue;
                     }
                     Step::Pass(pass) => {

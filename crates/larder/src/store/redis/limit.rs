@@ -64,9 +64,9 @@ impl ChargeArguments {
 
     fn override_of(key: &Override) -> Self {
         let terms: Vec<QuotaSpec> = key.terms.iter().map(|(term, _)| *term).collect();
-        let mut request = Self(Vec::with_capacity(14 + 25 * terms.len()));
+        let mut request = Self(Vec::with_capacity(22 + 10 * key.own.len() + 25 * terms.len()));
         let span = u64::try_from(key.lasts.as_micros()).unwrap_or(u64::MAX);
-        request.number(7, span).number(7, lives(&terms));
+        request.number(7, span).number(7, lives(&terms)).number(7, lives(&key.own)).terms(&key.own);
         for (term, label) in &key.terms {
             request.number(6, term.unit()).number(4, term.limit);
             request.0.extend_from_slice(label);
@@ -190,7 +190,7 @@ impl LimitStore for RedisStore {
     }
 
     async fn forget(&self, name: &str) -> Result<bool> {
-        flag(&self.network.run_script(name, &script::OVERRIDE, &[name], &[b"-"], Replay::Never).await?)
+        flag(&self.network.run_script(name, &script::RESET, &[name], &[], Replay::Never).await?)
     }
 
     fn local_time(&self, name: &str, time: u64) -> Option<Tick> {
@@ -218,6 +218,10 @@ pub(crate) mod raw {
 
     pub(crate) fn over() -> &'static str {
         script::OVERRIDE.source()
+    }
+
+    pub(crate) fn reset() -> &'static str {
+        script::RESET.source()
     }
 
     pub(crate) fn over_request(key: &Override) -> Vec<u8> {

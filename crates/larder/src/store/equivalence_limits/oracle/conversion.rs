@@ -40,7 +40,7 @@ fn after_a_change_to_shorter_windows_none_holds_more_than_its_limit() {
                 both.clock += pass;
                 place = (place + usize::from(change)).min(chain.len() - 1);
                 if change && by_override {
-                    both.set_override(&chain[place], Duration::from_secs(3600));
+                    both.set_override(&chain[place], &chain[0], Duration::from_secs(3600));
                 }
                 if cost == 0 {
                     continue;

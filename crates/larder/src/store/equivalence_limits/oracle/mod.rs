@@ -207,7 +207,7 @@ impl Play<'_> {
                 LimitEvent::Override { limits, lasts } => {
                     let lasts = (self.shape.shortest() * lasts / 1000).max(1);
                     let terms = limits.map(|limits| sets[limits].clone()).unwrap_or_default();
-                    both.set_override(&terms, Duration::from_micros(lasts));
+                    both.set_override(&terms, &sets[0], Duration::from_micros(lasts));
                     self.lists[key].over = limits.map(|_| (terms, now + lasts));
                     continue;
                 }

@@ -84,8 +84,11 @@ impl MemoryLimits {
     ) -> u64 {
         let mut state = self.0.state();
         let over = state.overridden(name, clock);
-        let terms = over.as_ref().map_or(terms, |over| &over.terms);
-        let same = |record: &&mut LimitRecord| record.created_at == stamp.created_at && record.counts(terms);
+        // What was charged before an override began is in tracks of the request's terms; what was charged since is not.
+        let counts = |record: &LimitRecord| {
+            record.counts(terms) || over.as_ref().is_some_and(|over| record.counts(&over.terms))
+        };
+        let same = |record: &&mut LimitRecord| record.created_at == stamp.created_at && counts(record);
         let Some(record) = state.get_mut(name).filter(same) else { return 0 };
         let (latest, now) = (record.latest, record.latest.max(clock));
         let each = record.tracks.iter_mut().map(|track| track.refund(permits, stamp.when, latest, now));
@@ -101,18 +104,25 @@ impl MemoryLimits {
 
     pub(crate) fn set_override(&self, name: &str, key: &Override, clock: u64) {
         let mut state = self.0.state();
-        state.sweep_overrides(clock);
         let until = clock.saturating_add(u64::try_from(key.lasts.as_micros()).unwrap_or(u64::MAX));
-        let (terms, labels) = key.terms.iter().copied().unzip();
-        if key.terms.is_empty() {
-            state.overrides.remove(name);
-        } else {
-            state.overrides.insert(name.into(), Overridden { until, terms, labels });
-        }
+        let (terms, labels): (Vec<QuotaSpec>, _) = key.terms.iter().copied().unzip();
         if let Some(record) = state.get_mut(name) {
             // A record that is written loses a block that is over: see `refund`.
             record.block = record.block.at(clock);
+            // What an earlier override needed is no longer needed.
+            let now = record.latest.max(clock);
+            record.needed_until = Some(record.needed(&key.own, now).max(record.needed(&terms, now)));
+            let end = record.expires(clock);
+            state.may_end(name, end, clock);
         }
+        if terms.is_empty() {
+            state.overrides.remove(name);
+            return;
+        }
+        state.overrides.insert(name.into(), Overridden { until, terms, labels });
+        state.may_end(name, until, clock);
+        drop(state);
+        LimitRecords::remove_in_background(&self.0);
     }
 
     pub(crate) fn override_of(&self, name: &str, clock: u64) -> Option<(Vec<Label>, Duration)> {
@@ -178,7 +188,7 @@ struct After<'a> {
     terms: &'a [QuotaSpec],
 }
 
-/// Returns when `wanted` permits fit into those limits that are not below that, if nothing is charged until
+/// Returns when `wanted` permits fit, or all of a limit that is below that, if nothing is charged until
 /// then. A record of other quotas is converted at that future time, not now: its paced debt is smaller by
 /// then, and the term's own pace does not apply to it yet.
 fn fits_at(kept: Option<&LimitRecord>, terms: &[QuotaSpec], wanted: u64, now: u64) -> u64 {
@@ -189,7 +199,8 @@ fn fits_at(kept: Option<&LimitRecord>, terms: &[QuotaSpec], wanted: u64, now: u6
         other => LimitRecord::converted(other, terms, now),
     };
     let each = terms.iter().zip(&record.tracks).map(|(term, track)| {
-        if wanted > term.limit || track.total(now).saturating_add(wanted) <= term.limit {
+        let wanted = wanted.min(term.limit);
+        if track.total(now).saturating_add(wanted) <= term.limit {
             return 0;
         }
         let other = kept.and_then(|kept| Some((kept, kept.source(*term)?)));
@@ -347,7 +358,7 @@ fn decide(
         for track in &mut record.tracks {
             track.charge(granted, when, now);
         }
-        (record.latest, record.block) = (now, block);
+        (record.latest, record.block, record.needed_until) = (now, block, None);
         if wait == 0 {
             binding = least(&totals(&record)).0;
         }
@@ -414,7 +425,7 @@ mod tests {
         limits.charge("a", charge, START);
         let penalty = Some(Penalty { first: 3 * second, factor: 1, most: 3 * second });
         assert_eq!(limits.charge("a", Charge { penalty, cost: 2, ..charge }, START).granted, 0);
-        let none = Override { terms: Vec::new(), lasts: Duration::ZERO };
+        let none = Override { terms: Vec::new(), own: vec![term], lasts: Duration::ZERO };
         limits.set_override("a", &none, START + 60 * second);
         assert_eq!(limits.charge("a", charge, START + second).granted, 1, "the block was forgotten");
     }

@@ -3,9 +3,6 @@
 use super::records::RecordTable;
 use crate::store::limit::{Charge, ChargeMode, Charged, Label, QuotaSpec};
 
-/// How many microseconds an override is kept after its end if nothing was charged under it.
-const KEPT: u64 = 3_600_000_000;
-
 /// The override of one key.
 #[derive(Debug, Clone)]
 pub(super) struct Overridden {
@@ -15,15 +12,8 @@ pub(super) struct Overridden {
 }
 
 impl RecordTable {
-    /// Removes overrides that ended a while ago, each time the number of overrides has doubled.
-    pub(super) fn sweep_overrides(&mut self, clock: u64) {
-        if self.overrides.len() >= self.sweep_overrides_at {
-            self.overrides.retain(|_, over| over.until.saturating_add(KEPT) > clock);
-            self.sweep_overrides_at = 2 * self.overrides.len() + 16;
-        }
-    }
-
-    /// Returns the override that holds now. One that has ended is kept until the key's record is written.
+    /// Returns the override that holds now. One that has ended is kept until the key's record is written, or until it
+    /// is removed in the background.
     pub(super) fn overridden(&self, name: &str, clock: u64) -> Option<Overridden> {
         if self.overrides.is_empty() {
             return None;

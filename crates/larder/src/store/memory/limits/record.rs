@@ -14,6 +14,8 @@ pub(super) struct LimitRecord {
     pub(super) tracks: Vec<Track>,
     /// The record is kept until then because a request with other quotas was refused by it.
     pub(super) kept_until: u64,
+    /// Set when an override began or ended: then this decides, instead of the tracks, until when the record is needed.
+    pub(super) needed_until: Option<u64>,
     /// Set if the key has exceeded its limit.
     pub(super) block: BlockState,
 }
@@ -49,12 +51,27 @@ impl LimitRecord {
         };
         let (tracks, cut): (_, Vec<bool>) = terms.iter().map(convert).unzip();
         let (created_at, block) = old.map_or((now, BlockState::default()), |old| (old.created_at, old.block));
-        (Self { latest: now, created_at, tracks, kept_until: 0, block }, cut.contains(&true))
+        (
+            Self { latest: now, created_at, tracks, kept_until: 0, needed_until: None, block },
+            cut.contains(&true),
+        )
     }
 
     /// Returns when the record may be removed.
     pub(super) fn expires(&self, clock: u64) -> u64 {
-        self.ends(self.latest.max(clock)).max(self.kept_until).max(self.block.remembered())
+        let counts = self.needed_until.unwrap_or_else(|| self.ends(self.latest.max(clock)));
+        counts.max(self.kept_until).max(self.block.remembered())
+    }
+
+    /// Returns when nothing counts any more by these terms, which may be others than the record's.
+    pub(super) fn needed(&self, terms: &[QuotaSpec], now: u64) -> u64 {
+        // A debt that is converted later is smaller, and counts from then on.
+        let source = |term: &QuotaSpec| match self.source(*term) {
+            Some(track @ Track::Gcra { .. }) => track.ends(now),
+            _ => 0,
+        };
+        let (converted, _) = Self::converted(Some(self), terms, now);
+        terms.iter().map(source).max().unwrap_or(0).max(converted.ends(now))
     }
 
     /// Returns when nothing counts any more.

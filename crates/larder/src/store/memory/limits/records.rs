@@ -1,7 +1,7 @@
-//! Keeps the records, and removes those that have ended.
+//! Keeps the records and the overrides, and removes those that have ended.
 //!
-//! A queue has one item for each record, with a time at which the record may have ended. An item whose record
-//! still counts at that time returns to the queue, with the record's current end. So removal costs nothing
+//! A queue has one item for each record and override, with a time at which it may have ended. An item whose record or
+//! override is still needed at that time returns to the queue, with the current end. So removal costs nothing
 //! while keys are in use. After a flood of keys, the records go soon after their windows have passed: each
 //! charge removes a few, and a task removes the rest in steps that each hold the lock for a short time.
 
@@ -15,7 +15,7 @@ use tokio::time::Instant;
 
 use super::{LimitRecord, Overridden};
 
-/// How many records the task removes while it holds the lock.
+/// How many keys the task checks while it holds the lock.
 const STEP: usize = 1000;
 /// The shortest and the longest sleep of the task.
 const PAUSES: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(60));
@@ -26,12 +26,10 @@ pub(super) struct LimitRecords(Mutex<RecordTable>);
 #[derive(Default)]
 pub(super) struct RecordTable {
     records: HashMap<Arc<str>, LimitRecord>,
-    /// When each record may have ended, soonest first.
+    /// When each record or override may have ended, soonest first.
     ends: BinaryHeap<Reverse<(u64, Arc<str>)>>,
     /// Keys that have an override.
     pub(super) overrides: HashMap<Arc<str>, Overridden>,
-    /// At this number of overrides, those that have ended are removed.
-    pub(super) sweep_overrides_at: usize,
     /// Keeps records that have ended, as a server does whose time the test sets.
     #[cfg(test)]
     keeps_ended: bool,
@@ -40,7 +38,7 @@ pub(super) struct RecordTable {
     pub(super) without_task: bool,
     /// The task that removes records, if it runs.
     removing: Option<AbortHandle>,
-    /// The caller's clock when a record was last created, and the time of that.
+    /// The caller's clock when an item was last added to the queue, and the time of that.
     seen: Option<(u64, Instant)>,
 }
 
@@ -108,20 +106,26 @@ impl RecordTable {
     }
 
     pub(super) fn insert(&mut self, name: &str, record: LimitRecord, clock: u64) {
-        let name: Arc<str> = name.into();
-        self.ends.push(Reverse((record.expires(clock), name.clone())));
-        self.records.insert(name, record);
+        let end = record.expires(clock);
+        self.records.insert(name.into(), record);
+        self.may_end(name, end, clock);
+    }
+
+    /// Notes that the record or the override of a key may end at this time.
+    pub(super) fn may_end(&mut self, name: &str, end: u64, clock: u64) {
+        self.ends.push(Reverse((end, name.into())));
         self.seen = Some((clock, Instant::now()));
         self.remove_ended(2, clock, None);
         // Keys that are reset and charged again and again leave items behind.
-        if self.ends.len() > 2 * self.records.len() + STEP {
-            let all = self.records.iter();
-            self.ends = all.map(|(name, record)| Reverse((record.expires(clock), name.clone()))).collect();
+        if self.ends.len() > 2 * (self.records.len() + self.overrides.len()) + STEP {
+            let records = self.records.iter().map(|(name, record)| (record.expires(clock), name));
+            let overrides = self.overrides.iter().map(|(name, over)| (over.until, name));
+            self.ends = records.chain(overrides).map(|(end, name)| Reverse((end, name.clone()))).collect();
         }
     }
 
-    /// Checks up to `most` records that may have ended, except this one, and removes those that have. Returns
-    /// whether there may be more.
+    /// Checks up to `most` keys whose record or override may have ended, except this one, and removes what has.
+    /// Returns whether there may be more.
     pub(super) fn remove_ended(&mut self, most: usize, clock: u64, except: Option<&str>) -> bool {
         #[cfg(test)]
         if self.keeps_ended {
@@ -132,20 +136,27 @@ impl RecordTable {
                 return false;
             }
             let Some(Reverse((at, name))) = self.ends.pop() else { return false };
-            match self.records.get(&name).map(|record| record.expires(clock)) {
-                Some(end) if end > clock => self.ends.push(Reverse((end, name))),
-                Some(_) if except == Some(&*name) => {
-                    self.ends.push(Reverse((at, name)));
-                    return false;
-                }
-                Some(_) => drop(self.records.remove(&name)),
-                None => {}
+            let record = self.records.get(&name).map(|record| record.expires(clock));
+            if except == Some(&*name) && record.is_some_and(|end| end <= clock) {
+                self.ends.push(Reverse((at, name)));
+                return false;
+            }
+            if record.is_some_and(|end| end <= clock) {
+                self.records.remove(&name);
+            }
+            let over = self.overrides.get(&name).map(|over| over.until);
+            if over.is_some_and(|end| end <= clock) {
+                self.overrides.remove(&name);
+            }
+            // If anything is left of the key, it returns to the queue.
+            if let Some(next) = record.into_iter().chain(over).filter(|end| *end > clock).min() {
+                self.ends.push(Reverse((next, name)));
             }
         }
         true
     }
 
-    /// One step of the task. Returns how long to sleep after it; `None` if no record is left.
+    /// One step of the task. Returns how long to sleep after it; `None` if nothing is left.
     fn step(&mut self) -> Option<Duration> {
         let (clock, since) = self.seen.unwrap_or((0, Instant::now()));
         let now = clock.saturating_add(u64::try_from(since.elapsed().as_micros()).unwrap_or(u64::MAX));
@@ -157,8 +168,12 @@ impl RecordTable {
             self.records.shrink_to(2 * self.records.len());
             self.ends.shrink_to(2 * self.ends.len());
         }
+        if self.overrides.capacity() > 4 * (self.overrides.len() + STEP) {
+            self.overrides.shrink_to(2 * self.overrides.len());
+            self.ends.shrink_to(2 * self.ends.len());
+        }
         let Some(Reverse((next, _))) = self.ends.peek() else {
-            // Under the lock, so that a record which is created after this starts another task.
+            // Under the lock, so that what is added after this starts another task.
             self.removing = None;
             return None;
         };
@@ -166,10 +181,10 @@ impl RecordTable {
     }
 }
 
-/// The task. It keeps nothing alive, and runs while there are records.
+/// The task. It keeps nothing alive, and runs while there are records or overrides.
 struct Removing {
     records: Weak<LimitRecords>,
-    /// It has found no record, and another task may be running by now.
+    /// It has found nothing, and another task may be running by now.
     finished: bool,
 }
 
@@ -205,7 +220,7 @@ impl Drop for Removing {
 mod tests {
     use super::super::MemoryLimits;
     use super::*;
-    use crate::store::limit::{Charge, ChargeMode, QuotaSpec, Rule};
+    use crate::store::limit::{Charge, ChargeMode, Label, Override, QuotaSpec, Rule};
 
     const START: u64 = 1_780_000_000_000_000;
 
@@ -262,6 +277,42 @@ mod tests {
         for _ in 0..10_000 {
             charge(&limits, "a", 3600, START);
             limits.forget("a", START);
+        }
+        assert!(limits.0.state().ends.len() < 3 * STEP);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn overrides_are_gone_after_their_end_though_nothing_is_asked() {
+        let limits = MemoryLimits::default();
+        let term = QuotaSpec { rule: Rule::Buckets, limit: 100, width: 1_000_000 };
+        let over = |seconds| Override {
+            terms: vec![(term, Label::default())],
+            own: vec![term],
+            lasts: Duration::from_secs(seconds),
+        };
+        for key in 0..50_000 {
+            limits.set_override(&format!("flood{key}"), &over(5), START);
+        }
+        limits.set_override("long", &over(3600), START);
+        // Of a key that was charged, the override goes before the record.
+        limits.set_override("charged", &over(5), START);
+        charge(&limits, "charged", 60, START);
+        let left = || {
+            let state = limits.0.state();
+            (state.overrides.len(), state.overrides.capacity(), state.records.len())
+        };
+        tokio::time::sleep(Duration::from_secs(4)).await;
+        assert_eq!(left().0, 50_002, "they still apply");
+        // One that is set again lasts from then on.
+        limits.set_override("flood7", &over(5), START + 4_000_000);
+        tokio::time::sleep(Duration::from_secs(3)).await;
+        assert_eq!((left().0, left().2), (2, 1));
+        assert!(left().1 < 5_000, "room for {}", left().1);
+        tokio::time::sleep(Duration::from_secs(4000)).await;
+        assert_eq!((left().0, left().2), (0, 0));
+        assert!(limits.0.state().removing.is_none(), "the task has ended");
+        for _ in 0..10_000 {
+            limits.set_override("again", &over(5), START);
         }
         assert!(limits.0.state().ends.len() < 3 * STEP);
     }

@@ -15,7 +15,6 @@
 --   microseconds until all permits are back (7). Then for a refusal the microseconds to wait (7); for a grant
 --   the time that was charged (7), the record's creation time (7) and, if a turn was booked, the microseconds
 --   until that turn (7). If an override decided, the program's label of the deciding term follows (15)
--- Locals that limit.lua and charge_any.lua use: ask, clock, record, cost
 --
 -- The cost of a decision is mostly calls to the server, new functions and new strings. So the usual requests
 -- are decided here, in straight code: buckets and logs of the record's own quotas, all or nothing, now.
@@ -307,3 +306,4 @@ elseif usual and not refused and not (renews and base > 0) then
   end
   return pack('>I4BI4I7I7I7', cost, binding, remains, back_charged - clock, clock, created_at) .. label
 end
+-- include limit/charge_any.lua: the rest of the operation

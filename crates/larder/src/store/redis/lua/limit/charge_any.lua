@@ -1,5 +1,8 @@
--- The second half of charge.lua, after limit.lua: the whole rule, for records and requests of every kind. It
--- decides what charge.lua has not. KEYS, ARGV and reply are those of charge.lua.
+-- Decides what charge.lua has not: the whole rule, for records and requests of every kind. KEYS, ARGV and reply are
+-- those of charge.lua.
+-- include limit/limit.lua: BUCKETS, MOST, over, over_lives, blocked, level, quiet, before_record, latest,
+--   created_at, now, terms_from, terms_at, entry, stamp, entries_until, resize, events_of, ends, put, cut,
+--   tracks_for, written
 local ALL, HALF, LOOK, TURNS, DEBT = 1, 3, 4, 5, 6
 local take, delay, max_wait, least = ALL, 0, 0, 1
 local more = ARGV[2] or ''
@@ -83,22 +86,6 @@ local function room_at(track, limit, when)
   return limit - math.max(math.ceil((track.arrival - when) / width), 0)
 end
 
--- Returns when nothing of a track counts any more.
-local function ends(track)
-  if track.total == 0 then
-    return clock
-  elseif track.counts then
-    local last = #track.counts
-    while track.counts[last] == 0 do
-      last = last - 1
-    end
-    return (track.first + last + BUCKETS) * track.width
-  elseif track.log then
-    return entry(track, track.total) + track.width
-  end
-  return track.arrival
-end
-
 local function charge(track, when, many)
   if track.counts then
     put(track, math.floor(when / track.width), many)
@@ -119,15 +106,15 @@ local function charge(track, when, many)
   end
 end
 
--- Returns when `wanted` permits fit if nothing is charged until then. A record of other quotas is converted
--- at that future time, not now: its paced debt is smaller by then, and the term's own pace does not apply to
--- it yet.
-local function fits_at(terms, tracks, wanted)
+-- Returns when `most` permits fit, or all of a limit that is lower, if nothing is charged until then. A record of other
+-- quotas is converted at that future time, not now: its paced debt is smaller by then, and the term's own pace does not
+-- apply to it yet.
+local function fits_at(terms, tracks, most)
   local last = 0
   for place, term in ipairs(terms) do
-    local track = tracks[place]
+    local track, wanted = tracks[place], math.min(most, term.limit)
     local source, span = track.source, term.limit * term.width
-    if total_of(track) + wanted > term.limit and wanted <= term.limit then
+    if total_of(track) + wanted > term.limit then
       local free = now
       if source and source.arrival then
         free = source.arrival - (term.limit - wanted) * source.width

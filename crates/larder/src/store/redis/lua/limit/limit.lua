@@ -1,6 +1,7 @@
 -- The part that charge, refund and override share: how a record is read, converted and written.
--- store/memory/limits/mod.rs explains the rule. It follows the script that reads the time and the record; it
--- uses that script's locals `clock`, `record` and `ask` (the request), and is not a script by itself.
+-- store/memory/limits/mod.rs explains the rule. What includes this file has `ask`, `clock` and `record` as read.lua has
+-- them. `record` is then without what is in front of it (nil if nothing is left), and `now` is the clock, or the record's
+-- own time if that is later.
 --
 -- A record is, with all numbers big-endian:
 --   - the number of its tracks (1), the time of its latest charge (7) and the time of its first charge (7);
@@ -177,6 +178,22 @@ local function events_of(track)
   end
   local debt = math.ceil((track.arrival - now) / width)
   return debt > 0 and { { now, debt } } or events
+end
+
+-- Returns when nothing of a track counts any more.
+local function ends(track)
+  if track.total == 0 then
+    return clock
+  elseif track.counts then
+    local last = #track.counts
+    while track.counts[last] == 0 do
+      last = last - 1
+    end
+    return (track.first + last + BUCKETS) * track.width
+  elseif track.log then
+    return entry(track, track.total) + track.width
+  end
+  return track.arrival
 end
 
 -- Adds a count to its bucket.

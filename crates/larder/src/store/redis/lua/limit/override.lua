@@ -1,18 +1,40 @@
--- Gives a key other limits for a while, ends that, or reads it; or resets the key, which forgets what was
--- charged to it. override_rest.lua is the second half.
+-- Gives a key other limits for a while, ends that, or reads it.
 -- KEYS: 1 the record, see limit.lua
--- ARGV: 1 the microseconds that the override lasts (7), the milliseconds that a record lives (7), and the
---   terms as they are in front of a record (25 each); without terms the override ends. No argument reads the
---   override. '-' resets the key
--- Reply: {microseconds left, its terms} of the override before the change; of a reset 1 if anything was
---   charged, 0 if not
--- Locals that limit.lua and override_rest.lua use: ask, clock, record
-local ask = ARGV[1] or ''
-local time = redis.call('TIME')
-local clock = time[1] * 1000000 + time[2]
-local record = redis.call('GET', KEYS[1])
--- What is no record, and so no script can read, is forgotten whole.
-if ask == '-' and record and (#record < 29 or string.byte(record) > 4 and string.byte(record) ~= 255) then
-  redis.call('UNLINK', KEYS[1])
-  return 1
+-- ARGV: 1 the microseconds that the override lasts (7); the milliseconds that a record lives by the override's terms
+--   (7) and by the program's own (7); the own terms as in a request of charge.lua; and the override's terms as they
+--   are in front of a record (25 each). Without the latter the override ends. No argument reads the override
+-- Reply: {microseconds left, its terms} of the override before the change
+-- include limit/read.lua: ask, clock, record
+-- include limit/limit.lua: over, over_lives, over_terms, blocked, quiet, before_record, now, terms_from, terms_at,
+--   ends, tracks_for
+local answer = { over > 0 and over - clock or 0, over_terms }
+if ask == '' then
+  return answer
 end
+local span, lives, own_lives, own = struct.unpack('>I7I7I7B', ask)
+over_terms = string.sub(ask, 23 + 10 * own)
+over, over_lives = 0, 0
+if #over_terms > 0 then
+  over, over_lives = clock + span, lives
+end
+local value = before_record() .. (record or '')
+if value == '' then
+  redis.call('UNLINK', KEYS[1])
+  return answer
+end
+-- The record lives until the override has ended and the block no longer matters. If something was charged, it also
+-- lives for as long as charge.lua relies on, and until nothing counts any more: by the terms that hold now, and by the
+-- program's own, which hold after the override. What an earlier override needed is no longer needed.
+local last, rest = math.max(over, blocked + quiet * 1000000), 0
+if record then
+  for _, terms in ipairs({ terms_from(22), terms_at(22) }) do
+    for _, track in ipairs((tracks_for(terms))) do
+      local source = track.source
+      last = math.max(last, ends(track), source and source.arrival or 0)
+    end
+  end
+  rest = math.max(own_lives, over_lives) + math.ceil((now - clock) / 1000)
+end
+rest = math.max(rest, math.ceil((last - clock) / 1000) + 1)
+redis.call('SET', KEYS[1], value, 'PX', string.format('%d', rest))
+return answer

@@ -1,12 +1,54 @@
--- Gives back permits that were not used, in the place where they were charged. refund_rest.lua is the second
--- half.
+-- Gives back permits that were not used, in the place where they were charged.
 -- KEYS: 1 the record, see limit.lua
 -- ARGV: 1 the request: how many permits (4), the time that was charged (7) and the record's creation time
 --   (7), both as charge.lua replied, and the terms as in a request of charge.lua
--- Reply: how many permits were given back; 0 if the record is another one, has other quotas, or no longer
---   counts that time
--- Locals that limit.lua and refund_rest.lua use: ask, clock, record
-local ask = ARGV[1]
-local time = redis.call('TIME')
-local clock = time[1] * 1000000 + time[2]
-local record = redis.call('GET', KEYS[1])
+-- Reply: how many permits were given back; 0 if the record is another one, has other quotas than the request and the
+--   key's override, or no longer counts that time
+-- include limit/read.lua: ask, record
+-- include limit/limit.lua: BUCKETS, over, before_record, latest, created_at, now, terms_from, terms_at,
+--   entries_until, tracks_for, written
+local permits, when, first = struct.unpack('>I4I7I7', ask)
+-- After a reset, or on a server that lost the record, a new one may be there. What is in it was charged by
+-- others.
+if not record or created_at ~= first then
+  return 0
+end
+-- What was charged before an override began is in tracks of the request's terms; what was charged since is not.
+local tracks, same = tracks_for(terms_from(19))
+if not same and over > 0 then
+  tracks, same = tracks_for(terms_at(19))
+end
+if not same then
+  return 0
+end
+local most = 0
+for _, track in ipairs(tracks) do
+  local width, back = track.width, 0
+  if track.counts then
+    local index = math.floor(when / width)
+    if index >= math.floor(latest / width) - BUCKETS then
+      local place = index - track.first + 1
+      back = math.min(permits, track.counts[place] or 0)
+      if back > 0 then
+        track.counts[place], track.total = track.counts[place] - back, track.total - back
+      end
+    end
+  elseif track.log then
+    local from, to = entries_until(track, when - 1), entries_until(track, when)
+    back = math.min(permits, to - from)
+    track.log = string.sub(track.log, 1, from * track.size) .. string.sub(track.log, (from + back) * track.size + 1)
+    track.total = track.total - back
+  else
+    -- GCRA: what the pace has already made good is not given back. It would be available a second time, at
+    -- the cost of later charges.
+    local rest = math.min(permits * width - math.max(now - when, 0), track.arrival - now)
+    rest = math.max(rest, 0)
+    back = math.ceil(rest / width)
+    track.arrival = track.arrival - rest
+  end
+  most = math.max(most, back)
+end
+if most > 0 then
+  redis.call('SET', KEYS[1], before_record() .. written(tracks), 'KEEPTTL')
+end
+return most

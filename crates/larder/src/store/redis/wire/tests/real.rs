@@ -23,7 +23,7 @@ async fn tracked(server: &Server) -> (Connection, Arc<Mutex<Vec<String>>>) {
         }
     });
     let greeting = Greeting { username: None, password: None, database: 0 };
-    assert!(greet(&connection, greeting, &[], &Clock::default()).await.unwrap().hello.is_some());
+    assert!(greet(&connection, greeting, &[], &Clock::Machine).await.unwrap().hello.is_some());
     connection.send(&Request::new("CLIENT").arg("TRACKING").arg("ON")).await.unwrap();
     (connection, changed)
 }

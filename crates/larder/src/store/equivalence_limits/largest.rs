@@ -1,0 +1,98 @@
+//! The largest limits: all sums that a record can hold fit into its four bytes.
+//!
+//! All of the limit can count now, as much again as debt, and as much again can be booked ahead.
+
+use proptest::prelude::*;
+use proptest::test_runner::TestRunner;
+
+use super::{Stores, histories};
+use crate::store::limit::{Charge, ChargeMode, ChargeStamp, LARGEST_LIMIT, QuotaSpec, Rule};
+
+#[derive(Debug, Clone)]
+enum Step {
+    Charge { take: ChargeMode, cost: u64, max_wait: u64, charge_at: u64 },
+    Refund { last: usize, permits: u64 },
+    Pass(u64),
+}
+
+/// Amounts around the parts and the multiples of the largest limit.
+fn amounts() -> impl Strategy<Value = u64> {
+    let parts =
+        prop_oneof![Just(LARGEST_LIMIT / 2), Just(LARGEST_LIMIT), Just(2 * LARGEST_LIMIT), Just(3u64)];
+    (parts, 0..4u64).prop_map(|(part, more)| part - 2 + more)
+}
+
+fn steps() -> impl Strategy<Value = Vec<Step>> {
+    let take = prop_oneof![
+        3 => Just(ChargeMode::All),
+        2 => Just(ChargeMode::UpTo),
+        4 => Just(ChargeMode::Debt),
+        1 => Just(ChargeMode::Half { least: 1 }),
+        4 => Just(ChargeMode::Turns { least: 1 }),
+        1 => Just(ChargeMode::Look)
+    ];
+    let pass = prop_oneof![1..3_000_000u64, 1..70_000_000u64];
+    let charge = (take, amounts(), any::<bool>()).prop_map(|(take, cost, ahead)| {
+        let waits = matches!(take, ChargeMode::All | ChargeMode::Turns { .. }) && ahead;
+        let leases = matches!(take, ChargeMode::Half { .. }) && ahead;
+        Step::Charge {
+            take,
+            cost,
+            max_wait: if waits { 70_000_000 } else { 0 },
+            charge_at: if leases { 30_000_000 } else { 0 },
+        }
+    });
+    let step = prop_oneof![
+        8 => charge,
+        1 => (0..3usize, amounts()).prop_map(|(last, permits)| Step::Refund { last, permits }),
+        4 => pass.prop_map(Step::Pass),
+    ];
+    prop::collection::vec(step, 1..40)
+}
+
+#[test]
+fn the_largest_limits_are_counted_alike_by_both_stores() {
+    let stores = Stores::default();
+    let buckets = |limit, width| QuotaSpec { rule: Rule::Buckets, limit, width };
+    let plans = [
+        vec![buckets(LARGEST_LIMIT, 1_000_000)],
+        vec![buckets(LARGEST_LIMIT - 1, 1_000_000), buckets(LARGEST_LIMIT, 1_700_000)],
+        vec![buckets(LARGEST_LIMIT / 2 + 1, 1_000_000), buckets(LARGEST_LIMIT, 1_000_003)],
+        vec![QuotaSpec { rule: Rule::Gcra, limit: LARGEST_LIMIT, width: 1 }],
+    ];
+    let most = std::cell::Cell::new(0);
+    TestRunner::new(histories(600))
+        .run(&(0..plans.len(), steps()), |(plan, steps)| {
+            let (mut both, terms) = (stores.history(), plans[plan].as_slice());
+            let (mut charges, mut counted): (Vec<ChargeStamp>, u64) = (Vec::new(), 0);
+            for step in steps {
+                match step {
+                    Step::Charge { take, cost, max_wait, charge_at } => {
+                        let paced = terms.iter().any(|term| term.rule == Rule::Gcra);
+                        let charge_at = if paced { 0 } else { charge_at };
+                        let (expected, found) =
+                            both.charge(Charge { terms, take, cost, charge_at, max_wait, penalty: None });
+                        prop_assert_eq!(expected, found, "{:?} {}", take, cost);
+                        if found.granted > 0 && take != ChargeMode::Look {
+                            charges.push(found.stamp);
+                            counted += found.granted;
+                        }
+                    }
+                    Step::Refund { last, permits } => {
+                        let Some(stamp) = charges.iter().rev().nth(last) else { continue };
+                        let (expected, found) = both.refund(terms, permits, *stamp);
+                        prop_assert_eq!(expected, found);
+                        counted -= found.min(counted);
+                    }
+                    Step::Pass(micros) => {
+                        both.clock += micros;
+                        counted = if micros > 1_000_000 { 0 } else { counted };
+                    }
+                }
+                most.set(most.get().max(counted));
+            }
+            Ok(())
+        })
+        .unwrap_or_else(|failure| panic!("{failure}"));
+    assert!(most.get() >= 3 * LARGEST_LIMIT - 10, "only {} counted at once", most.get());
+}
