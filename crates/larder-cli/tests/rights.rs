@@ -162,6 +162,9 @@ const SHOWS_LESS: &[&str] = &[
     "client|trackinginfo",
     "cluster|info",
     "config|get",
+    // Without them a lock is released by a script.
+    "delex",
+    "delifeq",
     "latency|latest",
     "memory|usage",
     "role",

@@ -334,8 +334,10 @@ fn a_cache_that_is_too_small_and_full_of_other_things_is_found_out() {
         findings.says("L47", "warning", "shop/user:1 (another type)");
         findings.says("L48", "warning", "lock 3 (~lock.3:{shop/a})");
         findings.says("L48", "warning", "an entry (shop/user:2)");
-        let old = !server.version().at_least(8, 0);
-        findings.says("L21", if old { "warning" } else { "good" }, if old { "support ended" } else { "8." });
+        match server.version() {
+            version if version.at_least(8, 0) => findings.says("L21", "good", &version.to_string()),
+            _ => findings.says("L21", "warning", "support ended"),
+        }
         findings.expect("good", &["L22"]);
     });
 
