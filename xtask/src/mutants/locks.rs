@@ -93,7 +93,7 @@ pub(super) const MUTANTS: &[Mutant] = &[
     ),
     mutant(
         "a confirmation that is repeated has another fence",
-        &[rebuilt(CONFIRM, "  if last and string", "  if not last and string")],
+        &[rebuilt(CONFIRM, "last and string", "not last and string")],
         &[EQUIVALENCE],
     ),
     mutant(
@@ -114,11 +114,23 @@ pub(super) const MUTANTS: &[Mutant] = &[
         )],
     ),
     mutant(
+        "a lost lock names no holder",
+        &[switched(HOLDING, "self.lost_to.get()", "self.lost_to.get().filter(|_| false)")],
+        &[test("lock_handles", "errors_of_locks_name_the_lock_and_its_holder")],
+    ),
+    mutant(
+        "a waiter that lost its queue has the fence of the holder before",
+        &[rebuilt(CONFIRM, "if left > tonumber(ARGV[4]) and last", "if last")],
+        &[unit(
+            "store::equivalence_locks::a_waiter_whose_queue_is_lost_while_it_has_a_claim_gets_a_fence_of_its_own",
+        )],
+    ),
+    mutant(
         "an extension takes what is free",
         &[rebuilt(
             EXTEND,
-            "  reply[i] = 0\n",
-            "  reply[i] = 0\n  redis.call('SET', lock, ARGV[2 * i - 1], 'NX', 'PX', ARGV[2 * i])\n",
+            "KEYS[2 * i], tonumber(ARGV[2 * i])\n",
+            "KEYS[2 * i], tonumber(ARGV[2 * i])\n  redis.call('SET', lock, ARGV[2 * i - 1], 'NX', 'PX', ARGV[2 * i])\n",
         )],
         &[EQUIVALENCE],
     ),
@@ -155,7 +167,7 @@ pub(super) const MUTANTS: &[Mutant] = &[
         "the deadline of an extension counts from the answer",
         &[within(
             GUARD,
-            "if held && ",
+            "if ",
             ["self.holding.renewed(sent, ttl)", "self.holding.renewed(locks.context.clock.now(), ttl)"],
             " {",
         )],
@@ -165,7 +177,7 @@ pub(super) const MUTANTS: &[Mutant] = &[
         "the deadline of a renewal counts from the answer",
         &[within(
             KEEPING,
-            "Some(true) if ",
+            "Some(Renewal::Held) if ",
             ["holding.renewed(sent, ttl)", "holding.renewed(context.clock.now(), ttl)"],
             " => {}",
         )],

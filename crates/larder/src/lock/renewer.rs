@@ -25,7 +25,7 @@ use crate::background::{Renewals, Schedule, Visit};
 use crate::clock::{Clock, Tick};
 use crate::context::Context;
 use crate::store::group::GroupStore;
-use crate::store::lock::{LockStore, LockToken};
+use crate::store::lock::{LockStore, LockToken, Renewal};
 use crate::store::permit::PermitStore;
 
 pub(super) struct Renewer {
@@ -168,7 +168,11 @@ async fn renew(renewer: Arc<Renewer>, mut due: Vec<(Arc<Lease>, Duration)>) {
         .map(|(holding, ttl)| (LockToken { lock: holding.name.to_string(), token: holding.token }, *ttl))
         .collect();
     // If both connections replied, the lease is lost if either reply says so.
-    let both = |one, other| one && other;
+    let both = |one, other| match (one, other) {
+        (Renewal::Held, other) => other,
+        (Renewal::Lost(one), Renewal::Lost(other)) => Renewal::Lost(one.or(other)),
+        (lost, Renewal::Held) => lost,
+    };
     let answer = match kind {
         LeaseKind::Lock => {
             hedged(context, max_wait, |store, max_wait| store.extend(&tickets, max_wait), both).await
@@ -180,17 +184,18 @@ async fn renew(renewer: Arc<Renewer>, mut due: Vec<(Arc<Lease>, Duration)>) {
             hedged(context, max_wait, |store, max_wait| store.renew_permits(&tickets, max_wait), both).await
         }
     };
-    let mut held = answer.unwrap_or_else(|_| vec![None; due.len()]);
+    let mut held: Vec<Option<Renewal>> = answer.unwrap_or_else(|_| vec![None; due.len()]);
     if due.iter().any(|(holding, _)| holding.failover.replicas > 0) {
         in_replicas(&renewer, &due, &mut held, max_wait).await;
     }
     let now = context.clock.now();
     for ((holding, ttl), held) in due.into_iter().zip(held) {
         match held {
-            Some(true) if holding.renewed(sent, ttl) => {}
-            Some(held) => {
+            Some(Renewal::Held) if holding.renewed(sent, ttl) => {}
+            Some(Renewal::Held) => renewer.forget(holding.token),
+            Some(Renewal::Lost(to)) => {
                 renewer.forget(holding.token);
-                if !held && holding.end() {
+                if holding.end_lost(to) {
                     meter.lost();
                 }
             }
@@ -205,15 +210,12 @@ async fn renew(renewer: Arc<Renewer>, mut due: Vec<(Arc<Lease>, Duration)>) {
 async fn in_replicas(
     renewer: &Renewer,
     due: &[(Arc<Lease>, Duration)],
-    held: &mut [Option<bool>],
+    held: &mut [Option<Renewal>],
     max_wait: Duration,
 ) {
-    let needs = |holding: &Lease, held: Option<bool>| held == Some(true) && holding.failover.replicas > 0;
-    let places: Vec<usize> = (0..due.len())
-        .filter(|at| {
-            due.get(*at).is_some_and(|(holding, _)| needs(holding, held.get(*at).copied().flatten()))
-        })
-        .collect();
+    let renewed = |at: &usize| matches!(held.get(*at), Some(Some(Renewal::Held)));
+    let needs = |at: &usize| due.get(*at).is_some_and(|(holding, _)| holding.failover.replicas > 0);
+    let places: Vec<usize> = (0..due.len()).filter(|at| needs(at) && renewed(at)).collect();
     let asked = places.iter().filter_map(|at| due.get(*at)).map(|(holding, _)| holding);
     let replicas = asked.clone().map(|holding| holding.failover.replicas).max().unwrap_or_default();
     let tickets: Vec<_> =
@@ -227,7 +229,7 @@ async fn in_replicas(
     let answer = answer.unwrap_or_else(|_| vec![None; places.len()]);
     for (at, enough) in places.into_iter().zip(answer) {
         if let (Some((holding, _)), Some(held)) = (due.get(at), held.get_mut(at)) {
-            *held = enough;
+            *held = enough.map(Renewal::of);
             if enough == Some(false) {
                 renewer.release(holding);
             }
