@@ -28,7 +28,7 @@ const GRANTS: Test =
 
 const ATTEMPT: &str = "crates/larder/src/lock/attempt.rs";
 const KEYSPACE: &str = "crates/larder/src/keyspace.rs";
-const MEMORY: &str = "crates/larder/src/store/memory/semaphores.rs";
+const MEMORY: &str = "crates/larder/src/store/memory/semaphores/semaphore.rs";
 const EXCHANGE: &str = "crates/larder/src/store/redis/lua/semaphore/exchange.lua";
 const GIVE: &str = "crates/larder/src/store/redis/lua/semaphore/give.lua";
 const QUEUE: &str = "crates/larder/src/store/redis/lua/semaphore/queue.lua";

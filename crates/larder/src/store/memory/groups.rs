@@ -16,7 +16,7 @@ use crate::error::Result;
 use crate::store::admin::{HolderState, LockState, WaiterState};
 use crate::store::group::{GroupStore, MOST_LOOKED_AT};
 use crate::store::lock::{
-    Attempted, HeldBy, LockRequest, LockToken, QueueStatus, QueueTiming, WhenHeld, wake_name,
+    Attempted, HeldBy, LockRequest, LockToken, QueueStatus, QueueTiming, Renewal, WhenHeld, wake_name,
 };
 
 struct GroupHolder {
@@ -337,13 +337,17 @@ impl GroupStore for MemoryStore {
         Ok(answer)
     }
 
-    async fn renew_groups(&self, held: &[(LockToken, Duration)], _: Duration) -> Result<Vec<Option<bool>>> {
+    async fn renew_groups(
+        &self,
+        held: &[(LockToken, Duration)],
+        _: Duration,
+    ) -> Result<Vec<Option<Renewal>>> {
         let now = self.clock.now();
         let renew = |(LockToken { lock, token }, ttl): &(LockToken, Duration)| {
             let mut state = self.groups.0.of(lock);
             let held = state.groups.get_mut(lock).and_then(|group| group.held.get_mut(token));
             let held = held.filter(|held| held.end > now);
-            Some(held.map(|held| held.end = held.end.max(now.after(*ttl))).is_some())
+            Some(Renewal::of(held.map(|held| held.end = held.end.max(now.after(*ttl))).is_some()))
         };
         Ok(held.iter().map(renew).collect())
     }
