@@ -70,6 +70,30 @@ fn turns_in_a_log_are_booked_a_window_ahead_and_charged_no_sooner_than_used() {
 }
 
 #[test]
+fn a_turn_after_the_clock_stepped_back_is_used_when_the_cost_fits_and_charged_no_sooner() {
+    let buckets = QuotaSpec { rule: Rule::Buckets, limit: 30, width: SECOND };
+    for (term, back) in [(log(2, 60 * SECOND), 40), (buckets, 20), (gcra(3, 20 * SECOND), 30)] {
+        play(|both| {
+            assert_eq!(ask(both, &[term], ChargeMode::All, term.limit, 0).granted, term.limit);
+            both.clock -= back * SECOND;
+            let left = ask(both, &[term], ChargeMode::Look, 1, 0).wait;
+            let turn = ask(both, &[term], ChargeMode::All, 1, 1 << 50);
+            assert_eq!((turn.granted, turn.wait), (1, left), "{term:?}");
+            // The waiter's clock may be slow by a thousandth, and the waiter adds a thousandth itself.
+            assert_eq!(turn.stamp.when, both.clock + turn.wait + turn.wait / 500, "{term:?}");
+            // No span of a window's length that begins with the use holds more than the limit.
+            if term.rule != Rule::Gcra {
+                both.clock = turn.stamp.when;
+                let rest = ask(both, &[term], ChargeMode::UpTo, term.limit, 0).granted;
+                both.clock += term.window() - 1;
+                let more = ask(both, &[term], ChargeMode::UpTo, term.limit, 0).granted;
+                assert!(1 + rest + more <= term.limit, "{term:?}: 1 + {rest} + {more}");
+            }
+        });
+    }
+}
+
+#[test]
 fn no_turn_is_booked_on_what_a_lower_limit_has_forgotten() {
     play(|both| {
         let many = [QuotaSpec { rule: Rule::Buckets, limit: 100, width: SECOND }];

@@ -301,9 +301,10 @@ fn decide(
             last = last.max(block.until);
         }
         wait = last.saturating_sub(clock);
-        // The waiter measures the time by a clock that may be slow. So the turn is used 1/1000 of the wait
-        // later, and charged 2/1000 later.
-        let turn = last.max(now) + (last.max(now) - now) / 500;
+        // The waiter measures the wait by a clock that may be slow. So the turn is used 1/1000 of the wait
+        // later, and charged 2/1000 later. The wait counts from the clock, also if that has stepped back and is
+        // behind the record's own time.
+        let turn = (last + wait / 500).max(now);
         let reach = |term: &QuotaSpec| match term.rule {
             Rule::Buckets => turn / term.width <= now / term.width + BUCKETS + 1,
             Rule::Log => last <= now + term.width,

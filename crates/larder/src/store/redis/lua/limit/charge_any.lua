@@ -214,15 +214,16 @@ if granted == 0 then
   -- Do not book a turn on a record whose conversion dropped something: writing it would make the loss
   -- permanent.
   if (take == ALL or take == TURNS) and wait <= max_wait and not cut and not never then
-    granted, when = cost, math.max(last, now)
+    granted = cost
     -- A request for TURNS covers all callers that wait together in one process: they get all that is free at
     -- that time.
     for place, term in ipairs(take == TURNS and terms or {}) do
       granted = math.min(granted, room_at(tracks[place], term.limit, last))
     end
-    -- The waiter measures the time by a clock that may be slow. So the turn is used 1/1000 of the wait later,
-    -- and charged 2/1000 later.
-    when = when + math.floor((when - now) / 500)
+    -- The waiter measures the wait by a clock that may be slow. So the turn is used 1/1000 of the wait later,
+    -- and charged 2/1000 later. The wait counts from the server's clock, also if that has stepped back and is
+    -- behind the record's own time.
+    when = math.max(last + math.floor(wait / 500), now)
     for _, term in ipairs(terms) do
       local width = term.width
       if (term.kind <= 1 and math.floor(when / width) > math.floor(now / width) + BUCKETS + 1)
