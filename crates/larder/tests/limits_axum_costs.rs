@@ -296,6 +296,34 @@ async fn two_limits_of_one_layer_are_charged_together() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn the_keys_of_several_limits_are_settled_at_the_same_time() {
+    let server = std::sync::Arc::new(larder_testkit::Server::start());
+    // Longer than any answer takes on a busy machine, because the test waits for it once.
+    let timeout = Duration::from_secs(1);
+    let larder =
+        larder::Larder::builder().url(server.url()).response_timeout(timeout).connect().await.unwrap();
+    let other = |name: &str| limiter(&larder, name, Quota::per_hour(5));
+    let layer = RateLimitLayer::new(other("a"), by_user())
+        .and(other("b"), by_user())
+        .and(other("c"), by_user())
+        .and(other("d"), by_user())
+        .count_if(|_| false);
+    let answers = server.clone();
+    // The server does not answer when the four charges are given back: they time out together.
+    let handler = move || {
+        let answers = answers.clone();
+        async move { answers.pause() }
+    };
+    let address = serve(Router::new().route("/", get(handler)).layer(layer)).await;
+    let started = std::time::Instant::now();
+    let answer = ask(1, address, request(Method::GET, "/", &[("x-user", "ann")])).await;
+    let took = started.elapsed();
+    server.resume();
+    assert_eq!(answer.status, StatusCode::OK);
+    assert!(took < 2 * timeout, "{took:?} for four keys");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn two_limits_in_several_slots_of_a_cluster_are_answered_with_503_and_charge_nothing() {
     let larder = support::connect(&support::cluster().url()).await;
     for version in [1, 2] {

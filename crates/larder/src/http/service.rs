@@ -7,6 +7,7 @@ use std::sync::{Arc, LazyLock};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use futures_util::future::join_all;
 use http::{Request, Response, StatusCode, header};
 use tower_service::Service;
 
@@ -287,10 +288,11 @@ where
                 None => {
                     let response = inner.call(request).await?;
                     let used: Vec<_> = reservations.iter().map(|one| options.used(one, &response)).collect();
-                    for (reservation, used) in reservations.into_iter().zip(used) {
+                    let settles = reservations.into_iter().zip(used).map(|(reservation, used)| {
                         let used = used.unwrap_or(reservation.estimate());
-                        returned.push(options.settle(reservation, used).await);
-                    }
+                        options.settle(reservation, used)
+                    });
+                    returned = join_all(settles).await;
                     response
                 }
             };
