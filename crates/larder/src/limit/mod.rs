@@ -33,6 +33,7 @@ mod turn;
 mod wait_queue;
 
 use std::fmt;
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
@@ -205,7 +206,7 @@ fn text_of(key: impl CacheKey) -> Name {
 
 /// Valid quotas, with their form in the store's terms.
 struct Plan {
-    /// Unique: local knowledge belongs to one plan.
+    /// A hash of the quotas: local knowledge belongs to them, however many sets a program uses.
     id: u64,
     quotas: Vec<Quota>,
     terms: Vec<QuotaSpec>,
@@ -233,9 +234,10 @@ impl Plan {
             }
         }
         let terms: Vec<QuotaSpec> = quotas.iter().map(|quota| quota.term()).collect::<Result<_>>()?;
-        static NEXT: AtomicU64 = AtomicU64::new(1);
+        let mut hasher = DefaultHasher::new();
+        quotas.hash(&mut hasher);
         Ok(Self {
-            id: NEXT.fetch_add(1, Ordering::Relaxed),
+            id: hasher.finish(),
             most: terms.iter().map(|term| term.limit).min().unwrap_or_default(),
             shortest: quotas.iter().map(|quota| quota.window()).min().unwrap_or_default(),
             quotas,

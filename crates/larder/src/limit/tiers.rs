@@ -3,6 +3,8 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{PoisonError, RwLock};
+#[cfg(feature = "tower")]
+use std::time::Duration;
 
 use super::quota::{Quota, Quotas};
 use super::{Plan, RateLimiter};
@@ -129,9 +131,25 @@ impl RateLimiter {
         most <= self.inner.context.limits.max_key_bytes || self.record(key).is_ok()
     }
 
-    /// Returns a random part of a span.
+    /// Returns a random part of a span; of a day, if the span is longer.
     #[cfg(feature = "tower")]
-    pub(crate) fn jitter(&self, most: std::time::Duration) -> std::time::Duration {
-        if most.is_zero() { most } else { most.mul_f64(self.inner.context.random.fraction()) }
+    pub(crate) fn jitter(&self, most: Duration) -> Duration {
+        const DAY: Duration = Duration::from_secs(86_400);
+        if most.is_zero() { most } else { most.min(DAY).mul_f64(self.inner.context.random.fraction()) }
+    }
+}
+
+#[cfg(all(test, feature = "tower"))]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_random_time_has_a_bound() {
+        let larder = crate::Larder::connect("memory:").await.unwrap();
+        let limiter = larder.rate_limiter("api", Quota::per_second(1)).unwrap();
+        for most in [Duration::ZERO, Duration::from_secs(1), Duration::MAX] {
+            let jitter = limiter.jitter(most);
+            assert!(jitter <= most && jitter <= Duration::from_secs(86_400), "{most:?}: {jitter:?}");
+        }
     }
 }

@@ -5,7 +5,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use super::super::Plan;
 use super::super::quota::Quotas;
 
-/// The number of sets that are remembered.
+/// The number of sets that are remembered. A set beyond them is checked and converted again for each decision; what is
+/// known of its keys stays.
 const PLANS: usize = 64;
 
 /// The most recently used plan is last.
@@ -56,5 +57,7 @@ mod tests {
         }
         (100..1000).for_each(|limit| drop(plan(limit)));
         assert!(plans.all().len() <= PLANS);
+        // What is known locally belongs to the quotas, also after more sets than are remembered.
+        assert_eq!((plan(5).id, plan(10).id), (free.id, paid.id));
     }
 }
