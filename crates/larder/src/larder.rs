@@ -338,8 +338,8 @@ impl Larder {
     /// Those of [`RateLimiter::check_n`]; and
     ///
     /// - [`InvalidSetting`](crate::ErrorKind::InvalidSetting): a key is given twice, a limiter belongs to another
-    ///   `Larder`, or the keys are in several slots of a cluster. For the last, put the limiters into one
-    ///   [group](RateLimiter::in_group).
+    ///   `Larder`, there are more than 64 keys, or they are in several slots of a cluster. For the last, put the
+    ///   limiters into one [group](RateLimiter::in_group).
     ///
     /// # Cancel safety
     ///

@@ -91,6 +91,41 @@ async fn a_refusal_of_one_key_or_of_other_costs_does_not_say_how_long_several_ke
 }
 
 #[tokio::test]
+async fn what_is_charged_or_given_back_to_any_key_ends_a_refusal_of_several_keys() {
+    for (store, larder) in each_store().await {
+        let quotas = [("user", Quota::per_hour(10)), ("tenant", Quota::new(20, Duration::from_secs(86_400)))];
+        let [user, tenant] =
+            quotas.map(|(name, quota)| larder.rate_limiter(name, quota).unwrap().in_group("acme").unwrap());
+        let both = async || {
+            larder.check_together([user.key("ann").cost(6), tenant.key("acme").cost(3)]).await.unwrap()
+        };
+        user.check_n("ann", 5).await.unwrap();
+        let hour = Duration::from_secs(3600);
+        // Each time, the request is repeated while its refusal is known.
+        let refused = async |by| {
+            both().await;
+            let refused = both().await;
+            assert_eq!(refused.refused_by(), Some(by), "{store}: {refused:?}");
+            assert_eq!(refused.decisions()[0].decided_by(), DecidedBy::Refusal, "{store}");
+            refused
+        };
+        assert!(refused(0).await.retry_after().unwrap() <= hour + Duration::from_secs(1), "{store}");
+        // The key without a wait is charged by itself: now it has the longest wait.
+        assert_eq!(tenant.check_n("acme", 19).await.unwrap().granted(), 19);
+        let charged = refused(1).await;
+        assert!(charged.retry_after().unwrap() > 20 * hour, "{store}: {charged:?}");
+        assert_eq!(charged.decisions()[1].remaining(), 1, "{store}");
+        // The key with the shorter wait is free again.
+        user.reset("ann").await.unwrap();
+        let free = refused(1).await;
+        assert_eq!(free.decisions()[0].retry_after(), Some(Duration::ZERO), "{store}: {free:?}");
+        assert_eq!(free.decisions()[0].remaining(), 10, "{store}");
+        tenant.reset("acme").await.unwrap();
+        assert!(both().await.is_allowed(), "{store}");
+    }
+}
+
+#[tokio::test]
 async fn several_keys_are_one_round_trip() {
     let server = Server::start();
     let larder = support::connect(&server.url()).await;
@@ -129,6 +164,11 @@ async fn what_cannot_be_decided_in_one_step_is_refused_with_a_reason() {
         assert!(larder.check_together([a.key("x"), strange.key("x")]).await.is_err(), "{store}");
         assert!(larder.check_together([a.key("x").cost(21)]).await.is_err(), "{store}");
         assert!(larder.check_together([a.key("x").cost(0)]).await.is_err(), "{store}");
+        let many = |keys: usize| larder.check_together((0..keys).map(|key| a.key(("many", key))));
+        let error = many(65).await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::InvalidSetting, "{store}");
+        assert!(error.to_string().contains("64"), "{store}: {error}");
+        assert!(many(64).await.unwrap().is_allowed(), "{store}");
         assert_eq!(a.remaining("x").await.unwrap(), 20, "{store}");
         assert!(a.in_group("x".repeat(129)).is_err());
     }

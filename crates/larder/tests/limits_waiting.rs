@@ -325,6 +325,82 @@ async fn several_permits_are_waited_for_together_and_in_order() {
 }
 
 #[tokio::test]
+async fn callers_with_other_costs_than_the_first_share_requests_and_wait_for_turns_of_their_own() {
+    let server = Server::start();
+    let larder = support::connect(&server.url()).await;
+    let hour = Duration::from_secs(3600);
+    let limiter = larder.rate_limiter("api", Quota::per_hour(20)).unwrap();
+    let acquire = |cost, within| {
+        let limiter = limiter.clone();
+        tokio::spawn(async move { limiter.acquire_n("a", cost, within).await.unwrap() })
+    };
+    limiter.check_n("a", 10).await.unwrap();
+    server.reset_stats();
+    let calls = || server.calls("evalsha") + server.calls("eval");
+    server.pause();
+    // The first caller waits for too long; behind it are three costs of impatient callers, in any order.
+    let mut waiting = vec![(15, acquire(15, hour / 2))];
+    for cost in [13, 12, 1].into_iter().cycle().take(60) {
+        waiting.push((cost, acquire(cost, hour / 3)));
+    }
+    for _ in 0..10 {
+        tokio::task::yield_now().await;
+    }
+    server.resume();
+    let mut granted = 0;
+    for (cost, one) in waiting {
+        let decision = one.await.unwrap();
+        granted += decision.granted();
+        assert!(decision.is_allowed() || decision.retry_after().unwrap() > hour / 2, "{cost}: {decision:?}");
+        assert!(cost == 1 || !decision.is_allowed(), "{cost}");
+    }
+    assert_eq!(granted, 10, "those that fit");
+    assert!(calls() <= 8, "{} requests for 61 callers of 4 costs", calls());
+}
+
+#[tokio::test]
+async fn a_smaller_cost_than_the_first_gets_a_turn_of_its_own_within_its_time() {
+    for (store, larder) in each_store().await {
+        // Permits come back one by one: a small cost fits before a large one does.
+        let window = Duration::from_millis(1600);
+        let limiter = larder.rate_limiter("api", Quota::new(4, window).gcra(4)).unwrap();
+        assert!(limiter.check_n("a", 4).await.unwrap().is_allowed());
+        let large = limiter.acquire_n("a", 4, window * 3 / 4);
+        let small = limiter.acquire_n("a", 1, window * 7 / 8);
+        let (large, small) = tokio::join!(large, small);
+        assert!(large.is_ok() && small.unwrap().is_allowed(), "{store}");
+    }
+}
+
+#[tokio::test]
+async fn no_turn_is_granted_after_the_callers_time() {
+    let server = Server::start();
+    let larder = support::connect(&server.url()).await;
+    let hour = Duration::from_secs(3600);
+    let limiter = larder.rate_limiter("api", Quota::new(20, hour)).unwrap();
+    limiter.acquire("warm", LONG).await.unwrap();
+    server.pause();
+    let waiting: Vec<_> = [Duration::from_millis(50), Duration::from_millis(60), LONG, Duration::ZERO]
+        .into_iter()
+        .map(|within| {
+            let limiter = limiter.clone();
+            tokio::spawn(async move { limiter.acquire("a", within).await.unwrap() })
+        })
+        .collect();
+    tokio::time::sleep(Duration::from_millis(150)).await;
+    server.resume();
+    let mut granted = Vec::new();
+    for one in waiting {
+        let decision = one.await.unwrap();
+        granted.push(decision.granted());
+        assert!(decision.is_allowed() || decision.retry_after() == Some(Duration::ZERO), "{decision:?}");
+    }
+    // No time at all means one request, whose answer takes as long as it takes.
+    assert_eq!(granted, [0, 0, 1, 1]);
+    until("what came too late was given back", async || limiter.remaining("a").await.unwrap() == 18).await;
+}
+
+#[tokio::test]
 async fn a_callers_place_outlives_the_runtime_that_books() {
     let larder = support::connect(&support::server().url()).await;
     let limiter = larder.rate_limiter("runtimes", Quota::new(1, Duration::from_millis(700))).unwrap();

@@ -49,7 +49,9 @@ impl RateLimiter {
     ///
     /// The store books a turn and the caller sleeps until then. Callers of one key that wait at the same time share
     /// requests, so each costs at most one round trip. A decision that is not allowed means that no turn is
-    /// available in time; it is returned as soon as that is known.
+    /// available in time; it is returned as soon as that is known. A turn that comes after `within`, because the
+    /// store was slow to answer or this program was stopped, is given back and the call refused. `Duration::ZERO`
+    /// sends one request and does not wait for a turn.
     ///
     /// A turn must be used within a sixtieth of the shortest window, and at most 100 ms, by a clock that keeps
     /// running while the machine sleeps; a caller that is later asks again. The [remaining](Decision::remaining)
@@ -89,7 +91,8 @@ impl RateLimiter {
         let ticket = queue.ticket();
         loop {
             let (answer, answered) = oneshot::channel();
-            queue.join(QueuedCaller { ticket, cost, deadline, limiter: self.clone(), answer });
+            let (limiter, at_once, refused_until) = (self.clone(), within.is_zero(), None);
+            queue.join(QueuedCaller { ticket, cost, deadline, at_once, refused_until, limiter, answer });
             // Waits for a turn or a decision. If this future is dropped, `_leave` wakes the booking task, which
             // removes the caller.
             let _leave = Leave(&queue);

@@ -157,7 +157,7 @@ impl RateLimiter {
             return Ok(decision);
         }
         // Take a new batch.
-        let (asked, resets) = ((self.now(), local.changes()), local.resets());
+        let (asked, resets) = ((self.now(), self.changes(name)), local.resets());
         let charge_at = u64::try_from(span.as_micros()).unwrap_or(u64::MAX);
         let batch = lease.batch.max(cost);
         let take = ChargeMode::Half { least: cost };

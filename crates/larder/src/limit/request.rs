@@ -13,6 +13,7 @@ use std::time::Duration;
 
 use super::Plan;
 use super::decision::{DecidedBy, Decision};
+use super::local::Local;
 use super::{LimiterShared, RateLimiter};
 use crate::call;
 use crate::clock::Tick;
@@ -79,7 +80,7 @@ impl RateLimiter {
         take: ChargeMode,
         cost: u64,
     ) -> Result<Decision> {
-        let asked = (self.now(), self.inner.local.changes());
+        let asked = (self.now(), self.changes(name));
         let penalty = self.inner.penalty;
         let charge = Charge { terms: &plan.terms, take, cost, charge_at: 0, max_wait: 0, penalty };
         match self.send(name, charge).await {
@@ -108,8 +109,6 @@ impl RateLimiter {
             let (sent, changes) = asked;
             let local = &self.inner.local;
             local.refused(name.as_bytes(), cost, plan, &decision, (sent, self.now()), changes);
-        } else if decision.is_allowed() {
-            self.inner.local.granted(name.as_bytes());
         }
         decision
     }
@@ -117,7 +116,10 @@ impl RateLimiter {
     /// Sends one request, unless the store is known to be down.
     pub(super) async fn send(&self, name: &Name, charge: Charge<'_>) -> Result<Charged> {
         let request = async { self.inner.context.coordination()?.charge(name.as_str(), charge).await };
-        self.send_request(name.as_str(), request).await
+        let mut charging = Charging::of(&self.inner.local, name);
+        let answer = self.send_request(name.as_str(), request).await;
+        charging.answered(answer.as_ref().map(|charged| charged.granted > 0));
+        answer
     }
 
     /// Sends any request about a record, unless the store is known to be down.
@@ -160,29 +162,9 @@ impl RateLimiter {
         answer
     }
 
-    /// As [`ask_store`](Self::ask_store) outside a call, with `response_timeout`.
-    pub(super) async fn ask_in_time(&self, name: &Name, plan: &Arc<Plan>, cost: u64) -> Result<Decision> {
-        let asked = (self.now(), self.changes());
-        let charge = Charge {
-            terms: &plan.terms,
-            take: ChargeMode::All,
-            cost,
-            charge_at: 0,
-            max_wait: 0,
-            penalty: None,
-        };
-        match self.send_in_time(name, charge).await {
-            Ok(charged) => {
-                plan.check_answer(cost, &charged)?;
-                Ok(self.decided(name, plan, ChargeMode::All, cost, charged, asked))
-            }
-            Err(error) => self.without_store(name, plan, ChargeMode::All, cost, error),
-        }
-    }
-
-    /// Returns the change count. Read it before a request that may be refused.
-    pub(super) fn changes(&self) -> u64 {
-        self.inner.local.changes()
+    /// Returns the change count of a key. Read it before a request that may be refused.
+    pub(super) fn changes(&self, name: &Name) -> u64 {
+        self.inner.local.changes(name.as_bytes())
     }
 
     /// As [`send`](Self::send) outside a call, with `response_timeout`.
@@ -198,6 +180,33 @@ impl RateLimiter {
                 }
                 Err(error)
             }
+        }
+    }
+}
+
+/// A request that charges a key unless it is refused. At its end it notes the charge in the local knowledge about the
+/// key. A request that is dropped, or has failed after it was sent, may have charged.
+pub(super) struct Charging<'a> {
+    local: &'a Local,
+    name: &'a Name,
+    charges: bool,
+}
+
+impl<'a> Charging<'a> {
+    pub(super) fn of(local: &'a Local, name: &'a Name) -> Self {
+        Self { local, name, charges: true }
+    }
+
+    /// Takes the answer: whether the key was charged.
+    pub(super) fn answered(&mut self, charged: Result<bool, &Error>) {
+        self.charges = charged.unwrap_or_else(|error| error.is_indeterminate());
+    }
+}
+
+impl Drop for Charging<'_> {
+    fn drop(&mut self) {
+        if self.charges {
+            self.local.granted(self.name.as_bytes());
         }
     }
 }
@@ -269,6 +278,47 @@ mod tests {
 
     use super::*;
     use crate::clock::Clock;
+
+    /// A refusal that is known here has too short a wait once more is charged.
+    #[tokio::test]
+    async fn every_way_to_charge_a_key_ends_the_refusal_that_is_known_of_it() {
+        let larder = crate::Larder::connect("memory:").await.unwrap();
+        let ways =
+            ["check", "take_up_to", "acquire", "booked", "leased", "together", "settle", "debt", "dropped"];
+        for way in ways {
+            let limiter = larder.rate_limiter(way, crate::Quota::per_hour(10)).unwrap();
+            let name = limiter.record("a").unwrap();
+            let (local, clock) = (&limiter.inner.local, &limiter.inner.context.clock);
+            let known = |cost| local.decide(name.as_bytes(), cost, &limiter.plan(), clock).is_some();
+            let reserved = limiter.reserve("a", 5).await.unwrap().granted().unwrap();
+            assert!(!limiter.check_n("a", 8).await.unwrap().is_allowed() && known(8), "{way}");
+            let granted = match way {
+                "check" => limiter.check_n("a", 3).await.unwrap().granted(),
+                "take_up_to" => limiter.take_up_to("a", 3).await.unwrap().granted(),
+                "acquire" => limiter.acquire_n("a", 3, Duration::from_secs(1)).await.unwrap().granted(),
+                "leased" => limiter.clone().leased(2).unwrap().check_n("a", 2).await.unwrap().granted(),
+                "together" => {
+                    let keys = [limiter.key("a").cost(3), limiter.key("b")];
+                    larder.check_together(keys).await.unwrap().into_decisions().remove(0).granted()
+                }
+                "settle" => reserved.settle(7).await.unwrap().charged,
+                "debt" => reserved.settle_with_debt(17).await.unwrap().charged,
+                "booked" => {
+                    // The caller waits; the store has booked its turn when the key has nothing left.
+                    let waits = limiter.acquire_n("a", 9, Duration::from_secs(8000));
+                    let _ = tokio::time::timeout(Duration::from_millis(20), waits).await;
+                    1
+                }
+                _ => {
+                    use futures_util::FutureExt;
+                    // The store may have charged a call that was dropped.
+                    drop(limiter.check_n("a", 3).now_or_never());
+                    1
+                }
+            };
+            assert!(granted > 0 && !known(8), "{way}");
+        }
+    }
 
     #[test]
     fn an_open_breaker_lets_one_caller_try_after_each_pause() {

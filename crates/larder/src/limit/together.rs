@@ -14,6 +14,7 @@ use super::RateLimiter;
 use super::decision::{DecidedBy, Decision};
 use super::outage::{self, Away};
 use super::quota::Quota;
+use super::request::Charging;
 #[cfg(feature = "tower")]
 use super::reserve::Reservation;
 use crate::call::Call;
@@ -23,6 +24,9 @@ use crate::error::{Error, Result};
 use crate::key::CacheKey;
 use crate::name::Name;
 use crate::store::limit::{Charge, ChargeMode, LimitStore};
+
+/// The most keys of one decision: the server does nothing else while it decides them.
+const MOST_KEYS: usize = 64;
 
 /// A key of a limiter, and its cost. Made by [`RateLimiter::key`], for
 /// [`Larder::check_together`](crate::Larder::check_together).
@@ -172,6 +176,12 @@ impl RateLimiter {
 
 async fn decide(context: &Arc<Context>, keys: Vec<LimitKey>) -> Result<Vec<Decision>> {
     // Check the keys: each may occur once.
+    if keys.len() > MOST_KEYS {
+        return Err(Error::invalid(format!(
+            "one decision has at most {MOST_KEYS} keys, not {}; check_many decides any number, each by itself",
+            keys.len()
+        )));
+    }
     let asked = keys.into_iter().map(|key| checked(context, key)).collect::<Result<Vec<_>>>()?;
     let Some(first) = asked.first() else { return Ok(Vec::new()) };
     for (place, one) in asked.iter().enumerate() {
@@ -183,9 +193,10 @@ async fn decide(context: &Arc<Context>, keys: Vec<LimitKey>) -> Result<Vec<Decis
     }
     // A refusal of exactly these keys may still hold: then no request is needed.
     let keys = identity(&asked);
-    let known = asked
-        .iter()
-        .find_map(|one| one.limiter.inner.local.refusal_together(one.name.as_bytes(), keys, &context.clock));
+    let changes: Vec<u64> = asked.iter().map(|one| one.limiter.changes(&one.name)).collect();
+    let known = asked.iter().find_map(|KeyRequest { limiter, name, .. }| {
+        limiter.inner.local.refusal_together(name.as_bytes(), keys, &changes, &context.clock)
+    });
     if let Some(known) = known {
         return Ok(known.into_iter().zip(&asked).map(|(one, asked)| asked.limiter.counted(one)).collect());
     }
@@ -198,15 +209,21 @@ async fn decide(context: &Arc<Context>, keys: Vec<LimitKey>) -> Result<Vec<Decis
             (one.name.as_str(), charge)
         })
         .collect();
-    let sent: Vec<_> = asked.iter().map(|one| (one.limiter.now(), one.limiter.changes())).collect();
+    let sent = first.limiter.now();
     let request = async { context.coordination()?.charge_together(&charges).await };
-    let decisions = match first.limiter.send_request(first.name.as_str(), request).await {
+    let mut charging: Vec<_> =
+        asked.iter().map(|one| Charging::of(&one.limiter.inner.local, &one.name)).collect();
+    let answer = first.limiter.send_request(first.name.as_str(), request).await;
+    let charged = answer.as_ref().map(|answers| answers.iter().all(|answer| answer.granted > 0));
+    charging.iter_mut().for_each(|one| one.answered(charged));
+    drop(charging);
+    let decisions = match answer {
         Ok(answers) => {
             for (one, answer) in asked.iter().zip(&answers) {
                 one.plan.check_answer(one.cost, answer)?;
             }
             let passes = answers.iter().all(|answer| answer.granted > 0);
-            let each = asked.iter().zip(answers).zip(&sent).map(|((one, mut answer), sent)| {
+            let each = asked.iter().zip(answers).zip(&changes).map(|((one, mut answer), changes)| {
                 // If one key refuses, a key that would have passed is not granted, and has nothing to wait for.
                 if answer.granted > 0 && !passes {
                     (answer.granted, answer.wait) = (0, 0);
@@ -215,11 +232,11 @@ async fn decide(context: &Arc<Context>, keys: Vec<LimitKey>) -> Result<Vec<Decis
                     // Its wait may be due to the other keys, so the refusal is not remembered for this key alone.
                     return Decision::of(&one.name, answer, &one.plan, DecidedBy::Store);
                 }
-                one.limiter.decided(&one.name, &one.plan, ChargeMode::All, one.cost, answer, *sent)
+                one.limiter.decided(&one.name, &one.plan, ChargeMode::All, one.cost, answer, (sent, *changes))
             });
             let decisions: Vec<Decision> = each.collect();
             if !passes {
-                remember(&asked, keys, &decisions, &sent);
+                remember(&asked, keys, &decisions, sent, &changes);
             }
             decisions
         }
@@ -257,14 +274,12 @@ fn identity(asked: &[KeyRequest]) -> u64 {
 }
 
 /// Remembers a refusal with the key that has the longest wait.
-fn remember(asked: &[KeyRequest], keys: u64, decisions: &[Decision], sent: &[(Tick, u64)]) {
+fn remember(asked: &[KeyRequest], keys: u64, decisions: &[Decision], sent: Tick, changes: &[u64]) {
     let waits = decisions.iter().map(Decision::retry_after).enumerate();
     let Some((longest, _)) = waits.max_by_key(|(_, wait)| *wait) else { return };
-    if let (Some(one), Some(decision), Some((sent, changes))) =
-        (asked.get(longest), decisions.get(longest), sent.get(longest))
-    {
-        let times = (*sent, one.limiter.now());
+    if let (Some(one), Some(decision)) = (asked.get(longest), decisions.get(longest)) {
+        let times = (sent, one.limiter.now());
         let name = one.name.as_bytes();
-        one.limiter.inner.local.refused_together(name, (keys, decision), decisions.iter(), times, *changes);
+        one.limiter.inner.local.refused_together(name, (keys, decision), decisions.iter(), times, changes);
     }
 }

@@ -8,7 +8,7 @@ use super::request::drift;
 use super::{Plan, RateLimiter};
 use crate::clock::Tick;
 use crate::name::Name;
-use crate::store::limit::{Charged, LimitStore};
+use crate::store::limit::{ChargeStamp, Charged, LimitStore};
 
 /// The longest delay after which a turn may still be used.
 const LATEST: Duration = Duration::from_millis(100);
@@ -26,28 +26,42 @@ pub(super) struct BookedTurn {
     /// When the request left, and when its answer came.
     pub(super) sent: Tick,
     pub(super) answered: Tick,
+    /// The time after which the caller takes no turn.
+    pub(super) deadline: Option<Tick>,
     /// The queue's restart count when the turn was requested.
     pub(super) restarts: u64,
     pub(super) taken: bool,
 }
 
 impl BookedTurn {
-    /// Sleeps until the turn. `restarted` completes when the queue is restarted. Returns `None`, after giving the turn
-    /// back, if the caller must ask again because it woke up too late, the key was reset or the quotas changed.
+    /// Returns when a turn may be used. It counts from the arrival of the reply, which is later than the booking.
+    /// `drift` covers a local clock that is fast.
+    pub(super) fn due(answered: Tick, wait: u64) -> Tick {
+        let span = Duration::from_micros(wait);
+        answered.after(span + drift(span))
+    }
+
+    /// Sleeps until the turn. `restarted` completes when the queue is restarted. Returns a refusal, after giving the
+    /// turn back, if the caller's time is over. Returns `None`, after giving the turn back, if the caller must ask
+    /// again because it woke up too late, the key was reset or the quotas changed.
     pub(super) async fn take(mut self, restarted: impl Future<Output = ()>) -> Option<Decision> {
-        let span = Duration::from_micros(self.charged.wait);
-        // Count from the arrival of the reply, which is later than the booking. `drift` covers a local clock that
-        // is fast.
-        let due = self.answered.after(span + drift(span));
+        let due = Self::due(self.answered, self.charged.wait);
         let latest = self.latest(due);
         if due > latest {
             return self.give_back().await;
         }
-        if !span.is_zero() {
+        if self.charged.wait > 0 {
             tokio::select! {
                 () = restarted => return self.give_back().await,
                 () = tokio::time::sleep(due.since(self.limiter.now())) => {}
             }
+        }
+        if self.deadline.is_some_and(|deadline| self.limiter.now() > deadline.after(TIMER)) {
+            let (wait, remaining) = (0, self.charged.remaining + self.charged.granted);
+            let charged = Charged { granted: 0, wait, remaining, ..self.charged };
+            let refusal = Decision::of(&self.name, charged, &self.plan, DecidedBy::Store);
+            self.give_back().await;
+            return Some(refusal);
         }
         // A turn that was free at once may also be late: the task that books it runs even while this caller's runtime
         // is blocked.
@@ -77,11 +91,18 @@ impl BookedTurn {
     /// Gives the turn back and waits until that is done, so that the caller's next request does not find it charged.
     async fn give_back(mut self) -> Option<Decision> {
         self.taken = true;
-        let given = self.limiter.give_back(&self.name, self.charged.stamp, self.charged.granted);
-        if let Ok(Err(error)) = tokio::time::timeout(self.limiter.timeout(), given).await {
+        self.limiter.give_back_in_time(&self.name, self.charged.stamp, self.charged.granted).await;
+        None
+    }
+}
+
+impl RateLimiter {
+    /// As `give_back` outside a call, with `response_timeout`.
+    pub(super) async fn give_back_in_time(&self, name: &Name, stamp: ChargeStamp, permits: u64) {
+        let given = self.give_back(name, stamp, permits);
+        if let Ok(Err(error)) = tokio::time::timeout(self.timeout(), given).await {
             tracing::debug!(target: crate::telemetry::target::LIMIT, %error, "a booked turn could not be given back and counts until its window has passed");
         }
-        None
     }
 }
 

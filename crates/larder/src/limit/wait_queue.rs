@@ -6,12 +6,18 @@
 //! later turn the task sleeps and asks again when the turn is nearer. The task wakes up when permits are given
 //! back, the key is reset, the quotas change, the first caller leaves, or a caller joins that cannot wait so long.
 //!
+//! A caller that cannot wait for the first caller's turn, and has another cost or other quotas, gets a turn of its own
+//! or a refusal: the task asks for all these callers at the same time, in one request for each cost.
+//!
+//! A turn that comes after a caller's deadline, because the answer took long, is given back.
+//!
 //! The task runs while callers wait. If its runtime ends, a caller on another runtime starts it again.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use futures_util::future::join_all;
 use tokio::sync::{Notify, oneshot, watch};
 
 use super::Plan;
@@ -30,6 +36,10 @@ pub(super) struct QueuedCaller {
     pub(super) ticket: u64,
     pub(super) cost: u64,
     pub(super) deadline: Tick,
+    /// Whether the caller does not wait at all: its request's answer may come after the deadline.
+    pub(super) at_once: bool,
+    /// When a refusal ends for which the caller waits, although another caller is the first.
+    pub(super) refused_until: Option<Tick>,
     pub(super) limiter: RateLimiter,
     pub(super) answer: oneshot::Sender<Result<WaitOutcome>>,
 }
@@ -37,6 +47,11 @@ pub(super) struct QueuedCaller {
 impl QueuedCaller {
     fn plan(&self, name: &Name) -> Arc<Plan> {
         self.limiter.plan_for(name).unwrap_or_else(|_| self.limiter.plan())
+    }
+
+    /// The time after which the caller takes no turn.
+    fn latest(&self) -> Option<Tick> {
+        (!self.at_once).then_some(self.deadline)
     }
 }
 
@@ -175,6 +190,36 @@ impl QueueState {
         }
         Some((plan, batch))
     }
+
+    /// Takes the callers that cannot wait until `end` and are not known to be refused for now. Returns those that have
+    /// the same cost and the same quotas together.
+    fn impatient(&mut self, name: &Name, end: Tick, now: Tick) -> Vec<(Arc<Plan>, Vec<QueuedCaller>)> {
+        let mut groups: Vec<(Arc<Plan>, Vec<QueuedCaller>)> = Vec::new();
+        let asks =
+            |one: &QueuedCaller| one.deadline < end && one.refused_until.is_none_or(|until| until <= now);
+        let (asking, waiting) = self.waiting.drain(..).partition::<VecDeque<_>, _>(asks);
+        self.waiting = waiting;
+        for one in asking {
+            let plan = one.plan(name);
+            let cost = one.cost;
+            let same = |(other, group): &&mut (Arc<Plan>, Vec<QueuedCaller>)| {
+                other.id == plan.id && group.first().is_some_and(|first| first.cost == cost)
+            };
+            match groups.iter_mut().find(same) {
+                Some((_, group)) => group.push(one),
+                None => groups.push((plan, vec![one])),
+            }
+        }
+        groups
+    }
+}
+
+/// A refusal of a cost.
+struct Refused {
+    plan: Arc<Plan>,
+    cost: u64,
+    charged: Charged,
+    answered: Tick,
 }
 
 /// The booking task. Dropped at its end or with its runtime.
@@ -200,9 +245,11 @@ impl Drop for Booking {
 impl Booking {
     async fn run(mut self) {
         loop {
-            let (plan, mut batch) = {
+            let (plan, batch) = {
                 let mut state = self.queue.state();
-                state.changed = false;
+                if std::mem::take(&mut state.changed) {
+                    state.waiting.iter_mut().for_each(|one| one.refused_until = None);
+                }
                 let Some(taken) = state.batch(&self.name) else {
                     // Clear the flag while holding the lock. A caller that joins afterwards finds it cleared and
                     // starts a new task.
@@ -212,114 +259,160 @@ impl Booking {
                 };
                 taken
             };
-            let first = batch.remove(0);
-            self.ask(&plan, first, batch).await;
+            let Some(limiter) = batch.first().map(|first| first.limiter.clone()) else { continue };
+            let Some(refused) = self.ask(plan, batch).await else { continue };
+            // The first caller is refused for longer than can be booked. Those that cannot wait so long get turns or
+            // refusals of their own.
+            let end = refused.end();
+            self.refuse(&refused);
+            let groups = self.queue.state().impatient(&self.name, end, limiter.now());
+            let asks = groups.into_iter().map(|(plan, group)| self.ask(plan, group));
+            for refused in join_all(asks).await.into_iter().flatten() {
+                self.refuse(&refused);
+            }
+            self.sleep(end, &limiter).await;
         }
     }
 
-    /// Asks for the first caller and all of a batch behind it.
-    async fn ask(&self, plan: &Arc<Plan>, first: QueuedCaller, mut batch: Vec<QueuedCaller>) {
-        let limiter = first.limiter.clone();
+    /// Asks for the first caller and all of a batch behind it. If the first one is refused, returns the refusal, and
+    /// all of them are in the queue again.
+    async fn ask(&self, plan: Arc<Plan>, batch: Vec<QueuedCaller>) -> Option<Refused> {
+        let first = batch.first()?;
+        let (limiter, least, deadline) = (first.limiter.clone(), first.cost, first.deadline);
         let (sent, restarts) = (limiter.now(), *self.queue.restarts.borrow());
-        let asked = (sent, limiter.changes());
-        let cost = first.cost + batch.iter().map(|one| one.cost).sum::<u64>();
-        let (take, max_wait) = (ChargeMode::Turns { least: first.cost }, micros(first.deadline.since(sent)));
+        let asked = (sent, limiter.changes(&self.name));
+        let cost = batch.iter().map(|one| one.cost).fold(0, u64::saturating_add);
+        let (take, max_wait) = (ChargeMode::Turns { least }, micros(deadline.since(sent)));
         let charge = Charge { terms: &plan.terms, take, cost, charge_at: 0, max_wait, penalty: None };
         let answer = limiter.send_in_time(&self.name, charge).await;
         let answered = limiter.now();
-        batch.insert(0, first);
         match answer {
             Err(error) => batch.into_iter().for_each(|one| {
                 let decided =
-                    one.limiter.without_store(&self.name, plan, ChargeMode::All, one.cost, error.clone());
+                    one.limiter.without_store(&self.name, &plan, ChargeMode::All, one.cost, error.clone());
                 let _ = one.answer.send(decided.map(WaitOutcome::Decided));
             }),
             Ok(charged) if charged.granted > 0 => {
-                self.put_back(self.hand_out(&limiter, plan, charged, (sent, answered, restarts), batch));
+                self.hand_out(&limiter, &plan, charged, (sent, answered, restarts), batch).await;
             }
             Ok(charged) => {
-                // Remember the refusal locally, as a plain check does.
-                let least = batch.first().map_or(1, |one| one.cost);
                 if let Err(error) = plan.check_answer(least, &charged) {
-                    let _ = batch.remove(0).answer.send(Err(error));
-                    return self.put_back(batch);
+                    let same = |one: &QueuedCaller| one.cost == least;
+                    let (refused, others) = batch.into_iter().partition::<Vec<_>, _>(same);
+                    for one in refused {
+                        let _ = one.answer.send(Err(error.clone()));
+                    }
+                    self.put_back(others);
+                    return None;
                 }
-                let _ = limiter.decided(&self.name, plan, ChargeMode::All, least, charged, asked);
+                // Remember the refusal locally, as a plain check does.
+                let _ = limiter.decided(&self.name, &plan, ChargeMode::All, least, charged, asked);
                 self.put_back(batch);
-                self.refuse(plan, charged, least, answered).await;
+                return Some(Refused { plan, cost: least, charged, answered });
             }
         }
+        None
     }
 
-    /// Gives turns to the callers in order, and returns those that have to ask again.
-    fn hand_out(
+    /// Gives turns to the callers in order. Those that do not get one ask again, except for those whose time is over.
+    async fn hand_out(
         &self,
         limiter: &RateLimiter,
         plan: &Arc<Plan>,
         charged: Charged,
         (sent, answered, restarts): (Tick, Tick, u64),
         batch: Vec<QueuedCaller>,
-    ) -> Vec<QueuedCaller> {
+    ) {
         let (mut left, mut full) = (charged.granted, false);
-        let mut again = Vec::new();
+        let (mut again, mut late) = (Vec::new(), Vec::new());
+        let due = BookedTurn::due(answered, charged.wait);
         for (place, one) in batch.into_iter().enumerate() {
-            let patient = place == 0 || micros(one.deadline.since(answered)) >= charged.wait;
+            let in_time = one.latest().is_none_or(|latest| due <= latest);
+            let turn_for_it = place == 0 || charged.wait == 0;
             full |= one.cost > left;
-            if full || !patient {
+            if full || (!in_time && !turn_for_it) || (one.at_once && charged.wait > 0) {
                 again.push(one);
+                continue;
+            }
+            if !in_time {
+                late.push(one);
                 continue;
             }
             left -= one.cost;
             let charged = Charged { granted: one.cost, ..charged };
-            let (limiter, name, plan) = (one.limiter, self.name.clone(), plan.clone());
-            let turn = BookedTurn { limiter, name, plan, charged, sent, answered, restarts, taken: false };
+            let (deadline, limiter) = (one.latest(), one.limiter);
+            let (name, plan) = (self.name.clone(), plan.clone());
+            let turn =
+                BookedTurn { limiter, name, plan, charged, sent, answered, deadline, restarts, taken: false };
             // If the caller has left, the turn is dropped, which gives it back.
             let _ = one.answer.send(Ok(WaitOutcome::Turn(turn)));
         }
-        if left > 0 {
-            limiter.give_back_later(&self.name, plan, charged.stamp, left);
+        self.put_back(again);
+        if left == 0 {
+            return;
         }
-        again
-    }
-
-    /// Handles a refusal of `cost` that lasts longer than its caller waits, or than can be booked. Answers the
-    /// callers that cannot wait that long, and sleeps if another one can.
-    async fn refuse(&self, plan: &Arc<Plan>, charged: Charged, cost: u64, answered: Tick) {
-        let end = answered.after(Duration::from_micros(charged.wait));
-        // Split off the callers whose deadline is before the refusal's end, by whether the refusal applies to them.
-        let (refused, others) = {
-            let mut state = self.queue.state();
-            let (hasty, patient) = state.waiting.drain(..).partition(|one: &QueuedCaller| one.deadline < end);
-            state.waiting = patient;
-            let same = |one: &QueuedCaller| one.cost == cost && one.plan(&self.name).id == plan.id;
-            hasty.into_iter().partition::<Vec<_>, _>(same)
-        };
-        for one in refused {
+        if late.is_empty() {
+            return limiter.give_back_later(&self.name, plan, charged.stamp, left);
+        }
+        // Before the answers: a caller that tries again does not find its own permits charged.
+        limiter.give_back_in_time(&self.name, charged.stamp, left).await;
+        let waited = micros(limiter.now().since(answered));
+        for one in late {
+            let (wait, remaining) = (charged.wait.saturating_sub(waited), charged.remaining + left);
+            let charged = Charged { granted: 0, wait, remaining, ..charged };
             let decision = Decision::of(&self.name, charged, plan, DecidedBy::Store);
             let _ = one.answer.send(Ok(WaitOutcome::Decided(decision)));
         }
-        // The refusal says nothing about other costs or quotas: ask once for each of these callers.
-        for one in others {
-            let plan = one.plan(&self.name);
-            let decided = one.limiter.ask_in_time(&self.name, &plan, one.cost).await;
-            let _ = one.answer.send(decided.map(WaitOutcome::Decided));
+    }
+
+    /// Answers the callers whose deadline is before the end of a refusal of their cost. The others wait for its end.
+    fn refuse(&self, refused: &Refused) {
+        let end = refused.end();
+        let mut state = self.queue.state();
+        let mut waiting = VecDeque::with_capacity(state.waiting.len());
+        for mut one in state.waiting.drain(..) {
+            if one.cost == refused.cost && one.plan(&self.name).id == refused.plan.id {
+                if one.deadline < end {
+                    let decision = Decision::of(&self.name, refused.charged, &refused.plan, DecidedBy::Store);
+                    let _ = one.answer.send(Ok(WaitOutcome::Decided(decision)));
+                    continue;
+                }
+                one.refused_until = Some(end);
+            }
+            waiting.push_back(one);
         }
-        // Sleep until the refusal ends, unless the queue changes so that asking earlier makes sense.
-        let first = self.queue.state().waiting.front().map(|one| one.ticket);
-        let Some(first) = first else { return };
-        let sleep = tokio::time::sleep(end.since(answered));
+        state.waiting = waiting;
+    }
+
+    /// Sleeps until the refusal of the first caller ends, or an earlier one for which a caller waits, unless the queue
+    /// changes so that asking earlier makes sense. Returns at once if the first caller was not refused.
+    async fn sleep(&self, end: Tick, limiter: &RateLimiter) {
+        let now = limiter.now();
+        let (first, end) = {
+            let state = self.queue.state();
+            let refused = |one: &&QueuedCaller| one.refused_until.is_some_and(|until| until > now);
+            let Some(first) = state.waiting.front().filter(refused).map(|one| one.ticket) else { return };
+            // Refusals that have ended belong to callers that wait for the first one.
+            let ends = state.waiting.iter().filter_map(|one| one.refused_until).filter(|until| *until > now);
+            (first, ends.fold(end, Ord::min))
+        };
+        let sleep = tokio::time::sleep(end.since(now));
         tokio::pin!(sleep);
         loop {
+            {
+                let state = self.queue.state();
+                let asks = |one: &QueuedCaller| {
+                    one.refused_until.is_none() && one.deadline < end && !one.answer.is_closed()
+                };
+                let here =
+                    state.waiting.front().is_some_and(|one| one.ticket == first && !one.answer.is_closed());
+                if state.changed || !here || state.waiting.iter().any(asks) {
+                    return;
+                }
+            }
             tokio::select! {
                 () = &mut sleep => return,
-                () = self.queue.wake.notified() => {
-                    let state = self.queue.state();
-                    let here = state.waiting.front().is_some_and(|one| one.ticket == first && !one.answer.is_closed());
-                    let hasty = state.waiting.iter().any(|one| one.deadline < end && !one.answer.is_closed());
-                    if state.changed || !here || hasty {
-                        return;
-                    }
-                }
+                () = self.queue.wake.notified() => {}
             }
         }
     }
@@ -327,6 +420,12 @@ impl Booking {
     fn put_back(&self, batch: Vec<QueuedCaller>) {
         let mut state = self.queue.state();
         batch.into_iter().rev().for_each(|one| state.insert(one));
+    }
+}
+
+impl Refused {
+    fn end(&self) -> Tick {
+        self.answered.after(Duration::from_micros(self.charged.wait))
     }
 }
 

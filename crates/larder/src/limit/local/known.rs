@@ -3,12 +3,13 @@
 //! A refusal answers requests with the same cost and the same quotas. It is kept until the cost could be allowed,
 //! counted from before the request was sent. It is kept for at most a sixtieth of the binding window and at most
 //! [`LONGEST_REFUSAL`], because another process may have reset the key or given permits back. A refund, a reset or
-//! a change of quotas in this process ends it at once. Its `retry_after` counts from the reply, so that a caller
+//! a change of quotas in this process ends it at once, and so does a charge, after which
+//! the wait is longer. Its `retry_after` counts from the reply, so that a caller
 //! that waits for it is not refused again.
 //!
 //! A refusal of several keys that were decided together only answers for the same keys together. A refusal of one
 //! of them alone does not, because another key may have a longer wait. It is kept with the key that has the longest
-//! wait.
+//! wait, and has the change count of each key: a charge or refund of any of them ends it.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -59,6 +60,8 @@ struct KnownRefusal {
 struct JointRefusal {
     /// A hash of the keys, their costs and quotas.
     keys: u64,
+    /// The change count of each key, read before the request.
+    changes: Vec<u64>,
     until: Tick,
     /// One for each key, in order.
     figures: Vec<RefusalFigures>,
@@ -117,8 +120,9 @@ impl Facts {
     }
 
     /// Returns one decision for each key, if these keys are known to be refused together.
-    pub(super) fn together(&self, keys: u64, now: Tick) -> Option<Vec<Decision>> {
-        let known = self.together.iter().find(|one| one.keys == keys && now < one.until)?;
+    pub(super) fn together(&self, keys: u64, changes: &[u64], now: Tick) -> Option<Vec<Decision>> {
+        let asked = |one: &&JointRefusal| one.keys == keys && one.changes == changes;
+        let known = self.together.iter().find(asked).filter(|one| now < one.until)?;
         Some(known.figures.iter().map(|figures| figures.at(now)).collect())
     }
 
@@ -156,6 +160,7 @@ impl Facts {
     pub(super) fn refused_together<'a>(
         &mut self,
         keys: u64,
+        changes: &[u64],
         longest: &Decision,
         all: impl Iterator<Item = &'a Decision>,
         (sent, answered): SentAndAnswered,
@@ -166,12 +171,11 @@ impl Facts {
             self.together.remove(0);
         }
         let figures = all.map(|decision| RefusalFigures::of(decision, kept, answered)).collect();
-        self.together.push(JointRefusal { keys, until, figures });
+        self.together.push(JointRefusal { keys, changes: changes.to_owned(), until, figures });
     }
 
     pub(super) fn forget_refusals(&mut self) {
         self.refusals.clear();
-        self.together.clear();
     }
 }
 
@@ -237,10 +241,10 @@ mod tests {
             let local = Local::new("api", "~limit.1:{/api:");
             let quota = Quota::new(100, Duration::from_micros(window.max(1_000)));
             let plan = local.plans.share(Plan::new(quota.into()).unwrap());
-            let (sent, changes) = (clock.now(), local.changes());
+            let name = b"~limit.1:{/api:a}";
+            let (sent, changes) = (clock.now(), local.changes(name));
             let decided = left + there;
             hand.store(decided + back, Ordering::Release);
-            let name = b"~limit.1:{/api:a}";
             local.refused(name, cost, &plan, &refusal(&plan, wait), (sent, clock.now()), changes);
             let now = decided + back + later;
             hand.store(now, Ordering::Release);
@@ -257,18 +261,18 @@ mod tests {
     }
 
     #[test]
-    fn what_is_given_back_while_a_refusal_is_on_its_way_ends_it() {
+    fn what_is_given_back_or_granted_while_a_refusal_is_on_its_way_ends_it() {
         let clock = Clock::Manual(Arc::default());
         let local = Local::new("api", "~limit.1:{/api:");
         let plan = local.plans.share(Plan::new(Quota::per_hour(100).into()).unwrap());
         let name = b"~limit.1:{/api:a}";
-        for change in [Local::forget, Local::forget_refusal] {
-            let changes = local.changes();
+        for change in [Local::forget, Local::forget_refusal, Local::granted] {
+            let changes = local.changes(name);
             change(&local, name);
             let (sent, wait) = (clock.now(), 60_000_000);
             local.refused(name, 1, &plan, &refusal(&plan, wait), (sent, sent), changes);
             assert!(local.decide(name, 1, &plan, &clock).is_none());
-            local.refused(name, 1, &plan, &refusal(&plan, wait), (sent, sent), local.changes());
+            local.refused(name, 1, &plan, &refusal(&plan, wait), (sent, sent), local.changes(name));
             assert!(local.decide(name, 1, &plan, &clock).is_some());
             change(&local, name);
             assert!(local.decide(name, 1, &plan, &clock).is_none());

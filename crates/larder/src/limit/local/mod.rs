@@ -6,6 +6,7 @@ mod known;
 mod plans;
 mod queues;
 
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -26,6 +27,9 @@ use queues::KeyQueues;
 /// The number of keys that are remembered.
 const KEYS: usize = 10_000;
 
+/// The number of counts of changes. The keys of a limiter share them, by a hash of the key.
+const COUNTS: usize = 256;
+
 /// The state that all handles of one limiter name share.
 pub(super) struct Local {
     pub(super) meter: LimitMeter,
@@ -38,9 +42,8 @@ pub(super) struct Local {
     queues: KeyQueues,
     /// The number of bytes before the key in a record's name.
     before: usize,
-    /// The number of refunds, resets and changes of quotas. A refusal that was requested before a change is not
-    /// kept.
-    changes: AtomicU64,
+    /// The numbers of charges, refunds and resets. A refusal that was requested before a change is not kept.
+    changes: [AtomicU64; COUNTS],
     /// The number of resets. A batch that was requested before a reset is not spent.
     resets: AtomicU64,
 }
@@ -56,7 +59,7 @@ impl Local {
             plans: Plans::default(),
             keys: Cache::new(KEYS),
             queues: KeyQueues::default(),
-            changes: AtomicU64::new(0),
+            changes: [const { AtomicU64::new(0) }; COUNTS],
             resets: AtomicU64::new(0),
         }
     }
@@ -109,9 +112,16 @@ impl Local {
         made.unwrap_or_default()
     }
 
-    /// Returns the change count. Read it before a request that may be refused.
-    pub(super) fn changes(&self) -> u64 {
-        self.changes.load(Ordering::Acquire)
+    /// Returns the change count of a key. Read it before a request that may be refused.
+    pub(super) fn changes(&self, name: &[u8]) -> u64 {
+        self.count(name).map_or(0, |count| count.load(Ordering::Acquire))
+    }
+
+    fn count(&self, name: &[u8]) -> Option<&AtomicU64> {
+        let mut hasher = DefaultHasher::new();
+        self.key_of(name).hash(&mut hasher);
+        let hash = usize::try_from(hasher.finish() % COUNTS as u64).unwrap_or_default();
+        self.changes.get(hash)
     }
 
     /// Returns the reset count. Read it before a batch is requested, and compare it while holding the lock of the
@@ -137,39 +147,44 @@ impl Local {
         let mut facts = known.facts();
         // Compare while holding the lock. A change first counts and then takes this lock to forget: either the new
         // count is seen here, or the change removes the refusal that is stored here.
-        if self.changes() == changes {
+        if self.changes(name) == changes {
             facts.refused(cost, plan, decision, times);
         }
     }
 
     /// Returns one decision for each key if these keys are known to be refused together, from the entry of this
-    /// key.
-    pub(super) fn refusal_together(&self, name: &[u8], keys: u64, clock: &Clock) -> Option<Vec<Decision>> {
-        self.known(name)?.facts().together(keys, clock.now())
+    /// key. `changes` has the change count of each.
+    pub(super) fn refusal_together(
+        &self,
+        name: &[u8],
+        keys: u64,
+        changes: &[u64],
+        clock: &Clock,
+    ) -> Option<Vec<Decision>> {
+        self.known(name)?.facts().together(keys, changes, clock.now())
     }
 
-    /// Remembers that several keys were refused together, and that this one has the longest wait.
+    /// Remembers that several keys were refused together, and that this one has the longest wait. `changes` has the
+    /// change count of each, read before the request was sent.
     pub(super) fn refused_together<'a>(
         &self,
         name: &[u8],
         (keys, longest): (u64, &Decision),
         all: impl Iterator<Item = &'a Decision>,
         times: SentAndAnswered,
-        changes: u64,
+        changes: &[u64],
     ) {
-        if !known::is_repeated(longest, times) {
-            return;
-        }
-        let known = self.key(name);
-        let mut facts = known.facts();
-        // As in `refused`.
-        if self.changes() == changes {
-            facts.refused_together(keys, longest, all, times);
+        if known::is_repeated(longest, times) {
+            self.key(name).facts().refused_together(keys, changes, longest, all, times);
         }
     }
 
-    /// Notes that more was charged: the waits of known refusals are too short now.
+    /// Notes that a key was or may have been charged: the waits of known refusals are too short now. A refusal whose
+    /// answer is still under way is not kept either, because the store may have decided it before the charge.
     pub(super) fn granted(&self, name: &[u8]) {
+        if let Some(count) = self.count(name) {
+            count.fetch_add(1, Ordering::AcqRel);
+        }
         if let Some(known) = self.known(name) {
             known.facts().forget_refusals();
         }
@@ -177,10 +192,7 @@ impl Local {
 
     /// Notes that permits were given back: a refused request may be allowed now.
     pub(super) fn forget_refusal(&self, name: &[u8]) {
-        self.changes.fetch_add(1, Ordering::AcqRel);
-        if let Some(known) = self.known(name) {
-            known.facts().forget_refusals();
-        }
+        self.granted(name);
         if let Some(queue) = self.queues.get(self.key_of(name)) {
             queue.given_back();
         }
@@ -189,7 +201,7 @@ impl Local {
     /// Forgets everything about a key. Permits of a batch are not spent after this.
     pub(super) fn forget(&self, name: &[u8]) {
         self.resets.fetch_add(1, Ordering::AcqRel);
-        self.changes.fetch_add(1, Ordering::AcqRel);
+        self.granted(name);
         if let Some(known) = self.known(name) {
             *known.facts() = Default::default();
         }
