@@ -27,7 +27,14 @@ const REFUSALS: Test = unit(
     "limit::local::known::tests::a_refusal_that_is_repeated_is_for_its_cost_short_and_never_says_too_little",
 );
 const GIVEN_BACK: Test =
-    unit("limit::local::known::tests::what_is_given_back_while_a_refusal_is_on_its_way_ends_it");
+    unit("limit::local::known::tests::what_is_given_back_or_granted_while_a_refusal_is_on_its_way_ends_it");
+const CHARGES: Test =
+    unit("limit::request::tests::every_way_to_charge_a_key_ends_the_refusal_that_is_known_of_it");
+const STEPPED_BACK: Test = unit(
+    "store::equivalence_limits::booked::a_turn_after_the_clock_stepped_back_is_used_when_the_cost_fits_and_charged_no_sooner",
+);
+const JOINT: Test =
+    test("limits_together", "what_is_charged_or_given_back_to_any_key_ends_a_refusal_of_several_keys");
 const PROGRAMS: Test =
     unit("limit::programs::whole_limiters_of_several_programs_keep_the_limit_and_lose_nothing");
 const TOGETHER: Test =
@@ -42,7 +49,13 @@ const LAYERS: Test =
 const UPSTREAM: Test = axum("what_a_service_behind_says_of_its_own_limit_is_passed_on");
 const PATHS: Test = axum("a_path_is_whole_in_a_nested_router_and_head_counts_as_get");
 
+const LATE: Test = waiting("no_turn_is_granted_after_the_callers_time");
+const OTHER_COSTS: Test =
+    waiting("callers_with_other_costs_than_the_first_share_requests_and_wait_for_turns_of_their_own");
+
 const LIMITER: &str = "crates/larder/src/limit/mod.rs";
+const REQUEST: &str = "crates/larder/src/limit/request.rs";
+const QUEUE: &str = "crates/larder/src/limit/wait_queue.rs";
 const TURN: &str = "crates/larder/src/limit/turn.rs";
 const KNOWN: &str = "crates/larder/src/limit/local/known.rs";
 const LEASE: &str = "crates/larder/src/limit/batch.rs";
@@ -110,7 +123,7 @@ pub(super) const MUTANTS: &[Mutant] = &[
         &[within(
             LOCAL,
             "or the change removes the refusal that is stored here.\n        if ",
-            ["self.changes() == changes", "true"],
+            ["self.changes(name) == changes", "true"],
             "",
         )],
         &[GIVEN_BACK],
@@ -214,8 +227,151 @@ pub(super) const MUTANTS: &[Mutant] = &[
     ),
     mutant(
         "a turn is charged no later than it is used",
-        &[rebuilt(CHARGE_ANY, "when = when + math.floor((when - now) / 500)", "when = when + 0")],
+        &[rebuilt(CHARGE_ANY, "last + math.floor(wait / 500)", "last")],
         &[EQUIVALENCE],
+    ),
+    mutant(
+        "a turn's wait counts from the record's time, in both stores",
+        &[
+            rebuilt(MEMORY, "(last + wait / 500).max(now)", "last.max(now) + (last.max(now) - now) / 500"),
+            rebuilt(
+                CHARGE_ANY,
+                "math.max(last + math.floor(wait / 500), now)",
+                "math.max(last + math.floor((last - now) / 500), now)",
+            ),
+        ],
+        &[STEPPED_BACK],
+    ),
+    mutant(
+        "a charge does not end the refusal that is known",
+        &[switched(REQUEST, "self.local.granted(self.name.as_bytes());", "();")],
+        &[CHARGES, JOINT],
+    ),
+    mutant(
+        "a turn does not end the refusal that is known",
+        &[switched(
+            REQUEST,
+            "charged.granted > 0",
+            "charged.granted > 0 && !matches!(charge.take, ChargeMode::Turns { .. })",
+        )],
+        &[CHARGES],
+    ),
+    mutant(
+        "a batch of permits does not end the refusal that is known",
+        &[switched(
+            REQUEST,
+            "charged.granted > 0",
+            "charged.granted > 0 && !matches!(charge.take, ChargeMode::Half { .. })",
+        )],
+        &[CHARGES],
+    ),
+    mutant(
+        "a debt does not end the refusal that is known",
+        &[switched(REQUEST, "charged.granted > 0", "charged.granted > 0 && charge.take != ChargeMode::Debt")],
+        &[CHARGES],
+    ),
+    mutant(
+        "a call that was dropped has charged nothing",
+        &[switched(REQUEST, "Self { local, name, charges: true }", "Self { local, name, charges: false }")],
+        &[CHARGES],
+    ),
+    mutant(
+        "a charge leaves the refusal whose answer is under way",
+        &[switched(LOCAL, "count.fetch_add(1, Ordering::AcqRel);", "();")],
+        &[GIVEN_BACK, JOINT],
+    ),
+    mutant(
+        "a refusal of several keys ends only with the key that it is kept with",
+        &[switched(KNOWN, "one.keys == keys && one.changes == changes", "one.keys == keys")],
+        &[JOINT],
+    ),
+    mutant(
+        "a turn is granted after the caller's time",
+        &[
+            switched(QUEUE, "one.latest().is_none_or(|latest| due <= latest)", "true"),
+            switched(
+                TURN,
+                "self.deadline.is_some_and(|deadline| self.limiter.now() > deadline.after(TIMER))",
+                "false",
+            ),
+        ],
+        &[LATE],
+    ),
+    mutant(
+        "callers with other costs than the first ask one by one",
+        &[switched(
+            QUEUE,
+            "other.id == plan.id && group.first().is_some_and(|first| first.cost == cost)",
+            "false",
+        )],
+        &[OTHER_COSTS],
+    ),
+    mutant(
+        "callers with other costs than the first get no turn",
+        &[switched(
+            QUEUE,
+            "micros(deadline.since(sent))",
+            "if least == 1 { 0 } else { micros(deadline.since(sent)) }",
+        )],
+        &[waiting("a_smaller_cost_than_the_first_gets_a_turn_of_its_own_within_its_time")],
+    ),
+    mutant(
+        "one decision has any number of keys",
+        &[switched(TOGETHER_RS, "keys.len() > MOST_KEYS", "false")],
+        &[test("limits_together", "what_cannot_be_decided_in_one_step_is_refused_with_a_reason")],
+    ),
+    mutant(
+        "what is known belongs to a set of quotas that is forgotten",
+        &[switched(
+            LIMITER,
+            "hasher.finish()",
+            "{ static NEXT: AtomicU64 = AtomicU64::new(1); NEXT.fetch_add(1, Ordering::Relaxed) }",
+        )],
+        &[unit(
+            "limit::local::plans::tests::handles_with_the_same_quotas_share_a_plan_whatever_others_use_between",
+        )],
+    ),
+    mutant(
+        "clients are told to come back in any number of years",
+        &[switched(TIERS, "most.min(DAY)", "most")],
+        &[unit("limit::tiers::tests::a_random_time_has_a_bound")],
+    ),
+    mutant(
+        "several keys are settled one after the other",
+        &[switched(
+            SERVICE,
+            "returned = join_all(settles).await;",
+            "for settle in settles { returned.push(settle.await); }",
+        )],
+        &[test("limits_axum_costs", "the_keys_of_several_limits_are_settled_at_the_same_time")],
+    ),
+    mutant(
+        "a debt under a small limit cuts what a larger one counted, in both stores",
+        &[
+            rebuilt(MEMORY, "ChargeMode::Debt if cut => (0, 1),", "ChargeMode::Debt if false => (0, 1),"),
+            rebuilt(CHARGE_ANY, "cut and 0 or cost", "cost"),
+        ],
+        &[test("limits_quotas", "a_debt_under_a_smaller_limit_forgets_nothing_that_was_charged")],
+    ),
+    mutant(
+        "a quote that a client left open hides what the proxy wrote",
+        &[switched(
+            FORWARDED,
+            "elements(line.as_bytes())",
+            "{
+                let mut quoted = false;
+                let mut parts: Vec<&[u8]> = line
+                    .as_bytes()
+                    .split(|byte| {
+                        quoted ^= *byte == b'\"';
+                        *byte == b',' && !quoted
+                    })
+                    .collect();
+                parts.reverse();
+                parts
+            }",
+        )],
+        &[unit("http::client_ip::tests::forwarded_is_read_as_its_rfc_writes_it")],
     ),
     mutant(
         "what a new record was charged is given back for the old one",
