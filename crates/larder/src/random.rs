@@ -39,10 +39,11 @@ impl Random {
         self.with(|rng| rng.random::<f64>())
     }
 
-    /// Returns a random part of a span.
+    /// Returns a random part of a span, and of a day if the span is longer.
     #[cfg(feature = "tower")]
     pub(crate) fn part_of(&self, most: std::time::Duration) -> std::time::Duration {
-        if most.is_zero() { most } else { most.mul_f64(self.fraction()) }
+        const DAY: std::time::Duration = std::time::Duration::from_secs(86_400);
+        if most.is_zero() { most } else { most.min(DAY).mul_f64(self.fraction()) }
     }
 
     fn with<T>(&self, draw: impl FnOnce(&mut dyn Rng) -> T) -> T {

@@ -105,7 +105,7 @@ impl<R> InFlightLayer<R> {
         Self { on_refusal: Some(Arc::new(hook)), ..self }
     }
 
-    /// Adds a random time of up to `most` to `Retry-After`, as
+    /// Adds a random time of up to `most`, and at most a day, to `Retry-After`, as
     /// [`RateLimitLayer::retry_jitter`](super::RateLimitLayer::retry_jitter).
     #[must_use]
     pub fn retry_jitter(self, most: Duration) -> Self {
