@@ -16,7 +16,9 @@ use proptest::test_runner::{Config, TestRunner};
 
 use super::equivalence::real_store;
 use super::group::GroupStore;
-use super::lock::{Attempted, HeldBy, LockRequest, LockStore, LockToken, QueueStatus, QueueTiming, Renewal, WhenHeld};
+use super::lock::{
+    Attempted, HeldBy, LockRequest, LockStore, LockToken, QueueStatus, QueueTiming, Renewal, WhenHeld,
+};
 use super::memory::{Bounds, MemoryStore};
 use super::permit::{PermitRequest, PermitStore, Taken, WhenTaken, token_of, weight};
 use crate::clock::Clock;
@@ -300,9 +302,7 @@ async fn take(
                 false => store.release(&name, token).await?,
             })
         }
-        Step::Holder(lock) => {
-            tokens.seen(*lock, store.holder(&tokens.lock(*lock)).await?)
-        }
+        Step::Holder(lock) => tokens.seen(*lock, store.holder(&tokens.lock(*lock)).await?),
         Step::BreakIf(lock, current) => {
             let last = tokens.fences.get()[usize::from(*lock)];
             Answer::Flag(store.break_if(&tokens.lock(*lock), last + u64::from(!current)).await?)
@@ -388,9 +388,7 @@ async fn take(
             let token = tokens.current(GROUP, *token);
             Answer::Flag(store.give_group(&group, token, up.then_some(HOUR)).await?)
         }
-        Step::GroupHolder(name) => {
-            tokens.seen(GROUP, store.group_holder(&group, &names(1 << name)).await?)
-        }
+        Step::GroupHolder(name) => tokens.seen(GROUP, store.group_holder(&group, &names(1 << name)).await?),
         Step::Acknowledged(held) => {
             let held: Vec<LockToken> = held.iter().map(|ticket| tokens.ticket(*ticket)).collect();
             // Zero replicas are asked for: that there are some is another test.

@@ -337,7 +337,11 @@ impl GroupStore for MemoryStore {
         Ok(answer)
     }
 
-    async fn renew_groups(&self, held: &[(LockToken, Duration)], _: Duration) -> Result<Vec<Option<Renewal>>> {
+    async fn renew_groups(
+        &self,
+        held: &[(LockToken, Duration)],
+        _: Duration,
+    ) -> Result<Vec<Option<Renewal>>> {
         let now = self.clock.now();
         let renew = |(LockToken { lock, token }, ttl): &(LockToken, Duration)| {
             let mut state = self.groups.0.of(lock);
@@ -432,6 +436,19 @@ mod tests {
         assert_eq!(store.confirm_group("g", 5, request).await.unwrap(), waits);
         store.give_group("g", 2, None).await.unwrap();
         assert!(matches!(store.confirm_group("g", 3, request).await.unwrap(), Attempted::Granted { .. }));
+    }
+
+    #[tokio::test]
+    async fn a_waiter_whose_process_is_long_dead_is_not_counted() {
+        let (store, micros) = store();
+        assert!(matches!(take(&store, 1, "a").await, Attempted::Granted { .. }));
+        let held = LockToken { lock: "g".to_owned(), token: 1 };
+        store.renew_groups(&[(held, 60 * SECOND)], SECOND).await.unwrap();
+        assert_eq!(take(&store, 2, "a").await, Attempted::Waiting { notified: true });
+        let waiting = async || store.group_holder("g", "a").await.unwrap().unwrap().waiting;
+        assert_eq!(waiting().await, 1);
+        micros.fetch_add(10_000_000, Ordering::AcqRel);
+        assert_eq!(waiting().await, 0);
     }
 
     /// A group with a holder, for which this many wait.
