@@ -184,7 +184,7 @@ pub(super) const MUTANTS: &[Mutant] = &[
             "  if string.sub(state, 1, 1) ~= 't' and not take_over(ARGV[1], now, ARGV[3]) then",
             "  if string.sub(state, 1, 1) ~= 't' then",
         )],
-        &[EQUIVALENCE, found("a_process_that_is_further_away_than_a_claim_lasts_is_served_all_the_same")],
+        &[EQUIVALENCE],
     ),
     mutant(
         "a confirmation that is repeated has another fence of a writer",

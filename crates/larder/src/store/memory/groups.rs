@@ -438,6 +438,19 @@ mod tests {
         assert!(matches!(store.confirm_group("g", 3, request).await.unwrap(), Attempted::Granted { .. }));
     }
 
+    #[tokio::test]
+    async fn a_waiter_whose_process_is_long_dead_is_not_counted() {
+        let (store, micros) = store();
+        assert!(matches!(take(&store, 1, "a").await, Attempted::Granted { .. }));
+        let held = LockToken { lock: "g".to_owned(), token: 1 };
+        store.renew_groups(&[(held, 60 * SECOND)], SECOND).await.unwrap();
+        assert_eq!(take(&store, 2, "a").await, Attempted::Waiting { notified: true });
+        let waiting = async || store.group_holder("g", "a").await.unwrap().unwrap().waiting;
+        assert_eq!(waiting().await, 1);
+        micros.fetch_add(10_000_000, Ordering::AcqRel);
+        assert_eq!(waiting().await, 0);
+    }
+
     /// A group with a holder, for which this many wait.
     async fn waited_for(waiters: u64) -> MemoryStore {
         let (store, _) = store();
