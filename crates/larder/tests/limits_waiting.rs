@@ -4,6 +4,7 @@
 mod support;
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use larder::{ErrorKind, Larder, Quota};
@@ -220,17 +221,19 @@ async fn callers_that_wait_at_the_same_time_share_a_request() {
     limiter.acquire("warm", LONG).await.unwrap();
     server.reset_stats();
     let calls = || server.calls("evalsha") + server.calls("eval");
-    let many = |key: &'static str| -> Vec<_> {
-        let acquire =
-            |limiter: larder::limit::RateLimiter| async move { limiter.acquire(key, LONG).await.unwrap() };
-        (0..1000).map(|_| tokio::spawn(acquire(limiter.clone()))).collect()
-    };
     server.pause();
-    let waiting = many("a");
-    // Until all callers have been polled, and one request is in flight.
-    for _ in 0..100 {
-        tokio::task::yield_now().await;
-    }
+    let polled = Arc::new(AtomicUsize::new(0));
+    let waiting: Vec<_> = (0..1000)
+        .map(|_| {
+            let (limiter, polled) = (limiter.clone(), polled.clone());
+            tokio::spawn(async move {
+                polled.fetch_add(1, Ordering::Relaxed);
+                limiter.acquire("a", LONG).await.unwrap()
+            })
+        })
+        .collect();
+    // A caller that is polled only after the answer asks by itself.
+    until("all callers have been polled", async || polled.load(Ordering::Relaxed) == 1000).await;
     tokio::time::sleep(Duration::from_millis(100)).await;
     server.resume();
     for one in waiting {
