@@ -127,7 +127,7 @@ where
         };
         // Poll the work. The batches of a call learn its timeout through a thread-local while they are polled.
         let given = *this.timed == Timed::InBatches && *this.timeout != Duration::MAX;
-        let polled = match given {
+        let mut polled = match given {
             false => work.poll(cx),
             true => {
                 let before = GIVEN.replace(Some(*this.timeout));
@@ -141,28 +141,27 @@ where
         }
         // Not answered at once: check the deadline. Work that is late is polled once more, then dropped.
         let started = *this.started.get_or_insert_with(Instant::now);
-        let result = match polled {
-            Poll::Ready(result) => result,
-            Poll::Pending => {
-                if this.timer.is_none() {
-                    *this.timer = timer(started, *this.timeout);
-                }
-                match this.timer {
-                    Some(timer) => ready!(timer.as_mut().poll(cx)),
-                    None => return Poll::Pending,
-                }
-                let last = this.work.as_mut().as_pin_mut().map(|work| last_poll(work, cx));
-                match last {
-                    Some(Poll::Ready(result)) => result,
-                    _ => {
-                        this.work.set(None);
-                        Err((this.late)(*this.timeout))
-                    }
-                }
+        if polled.is_pending() {
+            if this.timer.is_none() {
+                *this.timer = timer(started, *this.timeout);
             }
-        };
-        this.instrument.finished(started.elapsed(), result.as_ref().err());
-        Poll::Ready(result)
+            match this.timer {
+                Some(timer) => ready!(timer.as_mut().poll(cx)),
+                None => return Poll::Pending,
+            }
+            if let Some(work) = this.work.as_mut().as_pin_mut() {
+                polled = last_poll(work, cx);
+            }
+            if polled.is_pending() {
+                this.work.set(None);
+                polled = Poll::Ready(Err((this.late)(*this.timeout)));
+            }
+        }
+        // The answer stays where it was written: it may be large.
+        if let Poll::Ready(result) = &polled {
+            this.instrument.finished(started.elapsed(), result.as_ref().err());
+        }
+        polled
     }
 }
 

@@ -272,8 +272,8 @@ where
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = self.project();
         let cache = *this.cache;
-        let found = match this.past_near {
-            Some(past_near) => past_near.as_mut().poll(cx),
+        let past_near = match this.past_near {
+            Some(past_near) => past_near,
             unasked @ None => {
                 let key: &K = this.key;
                 if let Some(value) = cache.get_near(key, |copy| copy.value)? {
@@ -282,10 +282,10 @@ where
                 }
                 let mut entry = cache.prefix();
                 cache.complete(&mut entry, key)?;
-                unasked.insert(cache.fetch_counted(entry)).as_mut().poll(cx)
+                unasked.insert(cache.fetch_counted(entry))
             }
         };
-        Poll::Ready(Ok(match ready!(found)? {
+        Poll::Ready(Ok(match ready!(past_near.as_mut().poll(cx))? {
             Lookup::Fresh(kept) => Some(kept.value),
             _ => None,
         }))

@@ -2,7 +2,6 @@
 
 use std::collections::VecDeque;
 use std::future::Future;
-use std::io::IoSlice;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -20,8 +19,6 @@ use super::reader::Reader;
 use super::reply::Reply;
 use super::request::Request;
 
-/// The most slices that are passed to one vectored write.
-const SLICES: usize = 16;
 /// From so many replies on, the replies of one read are handed out in two halves.
 const MANY: usize = 16;
 
@@ -272,11 +269,11 @@ where
     fn write(&mut self, cx: &mut Context<'_>) -> Result<bool, WireError> {
         let mut wrote = false;
         if !self.out.is_empty() && !self.queue.is_given_up() {
-            let mut slices = [IoSlice::new(&[]); SLICES];
-            let count = self.out.slices(&mut slices);
-            let slices = slices.get(..count).unwrap_or_default();
+            let slices = self.out.slices();
             let offered: usize = slices.iter().map(|slice| slice.len()).sum();
-            match Pin::new(&mut self.stream).poll_write_vectored(cx, slices) {
+            let polled = Pin::new(&mut self.stream).poll_write_vectored(cx, &slices);
+            drop(slices);
+            match polled {
                 Poll::Ready(Ok(0)) => return Err(WireError::Closed),
                 Poll::Ready(Ok(count)) => {
                     self.out.consume(count);
