@@ -39,7 +39,7 @@ const CHOSEN: [(&str, &str); 5] = [
     ),
     ("sha1_smol::Sha1::from($name.source)", "sha1_smol::Sha1::from(*$name.source)"),
     ("        self.source\n", "        *self.source\n"),
-    ("call(\"EVAL\", self.source,", "call(\"EVAL\", *self.source,"),
+    (".arg(self.source)", ".arg(*self.source)"),
 ];
 
 /// Test programs by target.

@@ -59,6 +59,7 @@ use crate::keyspace::Keyspace;
 use crate::name::Name;
 use answer::{bytes, flag, in_order, number, pair, unexpected};
 pub(crate) use hosts::Hosts;
+use lock_names::Pace;
 use login::Learned;
 pub(crate) use login::Login;
 use network::Network;
@@ -73,7 +74,8 @@ pub(crate) struct RedisStore {
     network: Network,
     reconnects: watch::Receiver<u64>,
     sessions: Arc<Sessions>,
-    pub(super) timing: QueueTiming,
+    timing: QueueTiming,
+    pace: Box<Pace>,
     learned: Arc<Learned>,
     ordered: Box<OrderedScripts>,
     #[cfg(feature = "admin")]
@@ -108,12 +110,18 @@ impl RedisStore {
             reconnects,
             sessions,
             timing: QueueTiming::default(),
+            pace: Box::new(Pace::of(QueueTiming::default())),
             learned,
             #[cfg(feature = "admin")]
             tls,
             ordered,
             replicas,
         }
+    }
+
+    #[cfg(test)]
+    pub(in crate::store) fn set_timing(&mut self, timing: QueueTiming) {
+        (self.timing, self.pace) = (timing, Box::new(Pace::of(timing)));
     }
 
     /// Waits for the first attempt to connect, and returns its failure.
