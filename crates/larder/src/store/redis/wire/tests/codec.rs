@@ -183,8 +183,7 @@ proptest! {
 fn drained(out: &mut super::super::outgoing::Outgoing, step: usize) -> Vec<u8> {
     let mut bytes = Vec::new();
     while !out.is_empty() {
-        let slices = out.slices();
-        let piece: Vec<u8> = slices.iter().flat_map(|slice| slice.iter().copied()).take(step).collect();
+        let piece: Vec<u8> = out.slices().iter().flat_map(|slice| slice.iter().copied()).take(step).collect();
         bytes.extend_from_slice(&piece);
         out.consume(piece.len());
     }
