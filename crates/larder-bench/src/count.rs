@@ -4,6 +4,7 @@ use larder_testkit::Server;
 
 use crate::allocations::{self, Allocations};
 use crate::figures::Findings;
+use crate::floor;
 use crate::instructions;
 use crate::item::ITEMS;
 use crate::lane::Outcome;
@@ -51,7 +52,9 @@ pub(crate) fn run(instructions: Instructions) -> Outcome<Findings> {
         table.row(&cells.iter().map(String::as_str).collect::<Vec<_>>());
     }
     let mut text = table.finish();
-    if !counted {
+    if counted {
+        text.push_str(&floor::count(&url)?);
+    } else {
         text.push_str("\nInstructions were not counted: that takes valgrind and `--instructions`.\n");
     }
     let mut findings = Findings::default();

@@ -6,6 +6,7 @@
 use std::env;
 use std::process::Command;
 
+use crate::floor;
 use crate::lane::Outcome;
 use crate::lock_cost;
 use crate::miss;
@@ -49,6 +50,11 @@ pub(crate) fn spin(arguments: &[String]) -> Outcome<()> {
         && first == lock_cost::SPIN
     {
         return lock_cost::spin(which, url, times.parse()?);
+    }
+    if let [first, url, times] = arguments
+        && first == floor::SPIN
+    {
+        return floor::spin(url, times.parse()?);
     }
     let [side, url, probe, times] = arguments else { return Err("spin SIDE URL PROBE TIMES".into()) };
     let side = Side::parse(side).ok_or("no such side")?;

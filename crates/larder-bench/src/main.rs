@@ -12,6 +12,7 @@ mod commands;
 mod count;
 mod driver;
 mod figures;
+mod floor;
 mod instructions;
 mod invalidation;
 mod item;

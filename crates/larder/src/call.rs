@@ -160,31 +160,30 @@ where
 
     /// Counts an answer, or checks the deadline. Work that is late is polled once more, then dropped.
     #[inline(never)]
-    fn settle(self: Pin<&mut Self>, polled: Poll<Result<T>>, cx: &mut Context<'_>) -> Poll<Result<T>> {
+    fn settle(self: Pin<&mut Self>, mut polled: Poll<Result<T>>, cx: &mut Context<'_>) -> Poll<Result<T>> {
         let mut this = self.project();
         let started = *this.started.get_or_insert_with(Instant::now);
-        let result = match polled {
-            Poll::Ready(result) => result,
-            Poll::Pending => {
-                if this.timer.is_none() {
-                    *this.timer = timer(started, *this.timeout);
-                }
-                match this.timer {
-                    Some(timer) => ready!(timer.as_mut().poll(cx)),
-                    None => return Poll::Pending,
-                }
-                let last = this.work.as_mut().as_pin_mut().map(|work| last_poll(work, cx));
-                match last {
-                    Some(Poll::Ready(result)) => result,
-                    _ => {
-                        this.work.set(None);
-                        Err(late(*this.timeout, *this.queued))
-                    }
-                }
+        if polled.is_pending() {
+            if this.timer.is_none() {
+                *this.timer = timer(started, *this.timeout);
             }
-        };
-        this.instrument.finished(started.elapsed(), result.as_ref().err());
-        Poll::Ready(result)
+            match this.timer {
+                Some(timer) => ready!(timer.as_mut().poll(cx)),
+                None => return Poll::Pending,
+            }
+            if let Some(work) = this.work.as_mut().as_pin_mut() {
+                polled = last_poll(work, cx);
+            }
+            if polled.is_pending() {
+                this.work.set(None);
+                polled = Poll::Ready(Err(late(*this.timeout, *this.queued)));
+            }
+        }
+        // The answer stays where it was written: it may be large.
+        if let Poll::Ready(result) = &polled {
+            this.instrument.finished(started.elapsed(), result.as_ref().err());
+        }
+        polled
     }
 }
 

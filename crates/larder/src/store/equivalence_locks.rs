@@ -451,7 +451,7 @@ fn both_stores_answer_the_same_to_every_history_of_locks() {
     // Claims and heartbeats that last for long: no time passes by itself. A claim is shorter than a lease.
     let timing = QueueTiming { claim: HOUR / 3, live: 5 * HOUR };
     let mut server = runtime.block_on(real_store());
-    server.timing = timing;
+    server.set_timing(timing);
     let mut memory =
         MemoryStore::new(Bounds::default(), Clock::default(), Arc::new(Invalidations::default()));
     memory.timing = timing;
@@ -561,7 +561,7 @@ async fn grants_of_a_step(store: &(impl PermitStore + LockStore), name: &str) ->
 async fn a_step_grants_64_permits_at_most_and_the_next_heartbeat_continues() {
     let timing = QueueTiming { claim: 5 * HOUR, live: 5 * HOUR };
     let mut server = real_store().await;
-    server.timing = timing;
+    server.set_timing(timing);
     let mut memory =
         MemoryStore::new(Bounds::default(), Clock::default(), Arc::new(Invalidations::default()));
     memory.timing = timing;

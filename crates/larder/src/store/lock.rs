@@ -163,12 +163,13 @@ const WAKE: &str = ":wake:";
 
 /// Returns the stored form: sixteen hexadecimal digits.
 pub(crate) fn token_text(token: u64) -> ArrayString<16> {
-    let mut text = ArrayString::new();
-    for place in (0..16).rev() {
-        let digit = u32::try_from(token >> (4 * place) & 15).unwrap_or_default();
-        text.push(char::from_digit(digit, 16).unwrap_or_default());
+    let mut digits = token.to_be_bytes().map(|byte| [byte >> 4, byte & 15]);
+    for digit in digits.as_flattened_mut() {
+        *digit += if *digit < 10 { b'0' } else { b'a' - 10 };
     }
-    text
+    let mut text = [0; 16];
+    text.copy_from_slice(digits.as_flattened());
+    ArrayString::from_byte_string(&text).unwrap_or_default()
 }
 
 store_operations! {

@@ -62,15 +62,6 @@ impl RedisStore {
         [millis(claim), millis(live)]
     }
 
-    /// Returns the timing after a prefix, as one argument.
-    fn paced(&self, before: &str) -> Name {
-        let mut paced = Name::from(before);
-        paced.push_str(&digits(self.timing.claim));
-        paced.push_str(" ");
-        paced.push_str(&digits(self.timing.live));
-        paced
-    }
-
     /// Renews what was granted, by a script that takes for each holder the keys of `keys_of`, a token and
     /// milliseconds.
     pub(super) async fn renew_by(
@@ -267,7 +258,8 @@ impl LockStore for RedisStore {
     ) -> Result<Attempted> {
         let (fence, waiters, wake) = (fence_name(lock), queue_name(lock), wake_name(lock, token));
         let (token, kept, ttl) = (token_text(token), digits(ttl + FENCE_KEPT), digits(ttl));
-        let how = self.paced(if queue == WhenHeld::Enqueue { "1 " } else { "0 " });
+        let timing = &self.timing_argument;
+        let how = if queue == WhenHeld::Enqueue { &timing.enqueue } else { &timing.refuse };
         let names = [lock, &fence, &waiters, &wake];
         let arguments = [token.as_bytes(), ttl.as_bytes(), kept.as_bytes(), how.as_bytes(), by.as_bytes()];
         if let Some(longest) = quarantine {
@@ -361,7 +353,7 @@ impl LockStore for RedisStore {
 
     async fn release(&self, lock: &str, token: u64) -> Result<bool> {
         let queue = queue_name(lock);
-        let (token, how) = (token_text(token), self.paced(""));
+        let (token, how) = (token_text(token), &self.timing_argument.release);
         let names = [lock, &queue];
         let arguments = [token.as_bytes(), how.as_bytes()];
         let script = &self.ordered.release;

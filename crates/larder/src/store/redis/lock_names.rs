@@ -6,6 +6,7 @@ use arrayvec::ArrayString;
 
 use crate::name::Name;
 use crate::store::Expiry;
+use crate::store::lock::QueueTiming;
 
 /// How long the last fence is remembered after the lock has expired: a clock that steps back by less than
 /// this changes nothing.
@@ -45,6 +46,21 @@ pub(super) fn digits(span: Duration) -> ArrayString<20> {
     let mut buffer = itoa::Buffer::new();
     let text = buffer.format(Expiry::After(span).as_millis().unwrap_or(1));
     ArrayString::from(text).unwrap_or_default()
+}
+
+/// A queue's timing as one argument of a script, written once: for an attempt that waits, for one that does not, and for
+/// a release.
+pub(super) struct TimingArgument {
+    pub(super) enqueue: String,
+    pub(super) refuse: String,
+    pub(super) release: String,
+}
+
+impl TimingArgument {
+    pub(super) fn of(timing: QueueTiming) -> Self {
+        let release = format!("{} {}", digits(timing.claim), digits(timing.live));
+        Self { enqueue: format!("1 {release}"), refuse: format!("0 {release}"), release }
+    }
 }
 
 /// The keys of a group: what is held, the state, and the queue.

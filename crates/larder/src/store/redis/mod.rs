@@ -59,6 +59,7 @@ use crate::keyspace::Keyspace;
 use crate::name::Name;
 use answer::{bytes, flag, in_order, number, pair, unexpected};
 pub(crate) use hosts::Hosts;
+use lock_names::TimingArgument;
 use login::Learned;
 pub(crate) use login::Login;
 use network::Network;
@@ -73,7 +74,8 @@ pub(crate) struct RedisStore {
     network: Network,
     reconnects: watch::Receiver<u64>,
     sessions: Arc<Sessions>,
-    pub(super) timing: QueueTiming,
+    timing: QueueTiming,
+    timing_argument: Box<TimingArgument>,
     learned: Arc<Learned>,
     ordered: Box<OrderedScripts>,
     #[cfg(feature = "admin")]
@@ -108,12 +110,18 @@ impl RedisStore {
             reconnects,
             sessions,
             timing: QueueTiming::default(),
+            timing_argument: Box::new(TimingArgument::of(QueueTiming::default())),
             learned,
             #[cfg(feature = "admin")]
             tls,
             ordered,
             replicas,
         }
+    }
+
+    #[cfg(test)]
+    pub(in crate::store) fn set_timing(&mut self, timing: QueueTiming) {
+        (self.timing, self.timing_argument) = (timing, Box::new(TimingArgument::of(timing)));
     }
 
     /// Waits for the first attempt to connect, and returns its failure.

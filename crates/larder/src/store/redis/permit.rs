@@ -150,6 +150,7 @@ impl PermitStore for RedisStore {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::store::lock::token_text;
     use crate::store::permit::{HEAVIEST, MOST_GRANTS, NUMBER_KEPT, token_of, weight};
 
     #[test]
@@ -168,5 +169,8 @@ mod tests {
         let token = token_of(u64::MAX, 7);
         assert_eq!((weight(token), &version_text(token)[12..]), (7, "0007"));
         assert_eq!(weight(token_of(0, HEAVIEST)), HEAVIEST);
+        for token in [0, token, 0x0123_4567_89ab_cdef] {
+            assert_eq!(*token_text(token), *version_text(token), "one token, one text");
+        }
     }
 }

@@ -16,7 +16,8 @@ use super::wire::{Request, frame};
 
 pub(super) struct Script {
     source: LazyLock<String>,
-    hash: LazyLock<String>,
+    /// `EVALSHA` and the hash, encoded once.
+    by_hash: LazyLock<Request>,
 }
 
 struct File {
@@ -34,7 +35,9 @@ macro_rules! script {
     ($name:ident, $($file:literal),+) => {
         pub(super) static $name: Script = Script {
             source: LazyLock::new(|| source_of(&[$(file!($file)),+])),
-            hash: LazyLock::new(|| sha1_smol::Sha1::from(&*$name.source).digest().to_string()),
+            by_hash: LazyLock::new(|| {
+                Request::new("EVALSHA").arg(sha1_smol::Sha1::from(&*$name.source).digest().to_string())
+            }),
         };
     };
 }
@@ -134,7 +137,7 @@ fn included(line: &str) -> Option<&'static File> {
 
 impl Script {
     pub(super) fn by_hash(&self, keys: &[&str], arguments: &[&[u8]]) -> Request {
-        call("EVALSHA", &self.hash, keys, arguments)
+        call(&self.by_hash, keys, arguments)
     }
 
     #[cfg(test)]
@@ -143,7 +146,7 @@ impl Script {
     }
 
     pub(super) fn by_source(&self, keys: &[&str], arguments: &[&[u8]]) -> Request {
-        call("EVAL", &self.source, keys, arguments)
+        call(&Request::new("EVAL").arg(&*self.source), keys, arguments)
     }
 }
 
@@ -205,11 +208,11 @@ impl OrderedScripts {
     }
 }
 
-fn call(command: &str, script: &str, keys: &[&str], arguments: &[&[u8]]) -> Request {
+fn call(script: &Request, keys: &[&str], arguments: &[&[u8]]) -> Request {
     let lengths = keys.iter().map(|key| key.len()).chain(arguments.iter().map(|argument| argument.len()));
-    let bytes = lengths.map(frame).sum::<usize>() + frame(script.len()) + frame(4);
+    let bytes = lengths.map(frame).sum::<usize>() + frame(4);
     let count = u64::try_from(keys.len()).unwrap_or(u64::MAX);
-    let mut request = Request::with_capacity(command, bytes).arg(script).number(count);
+    let mut request = script.begun(bytes).number(count);
     keys.iter().for_each(|key| request.push(key.as_bytes()));
     arguments.iter().for_each(|argument| request.push(argument));
     request

@@ -2,7 +2,6 @@
 
 use std::collections::VecDeque;
 use std::future::Future;
-use std::io::IoSlice;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -20,8 +19,6 @@ use super::reader::Reader;
 use super::reply::Reply;
 use super::request::Request;
 
-/// The most slices that are passed to one vectored write.
-const SLICES: usize = 16;
 /// From so many replies on, the replies of one read are handed out in two halves.
 const MANY: usize = 16;
 
@@ -224,7 +221,7 @@ where
                     false
                 }
             };
-            let (wrote, broken) = match self.write(cx) {
+            let (wrote, mut broken) = match self.write(cx) {
                 Ok(wrote) => (wrote, None),
                 // Read before failing: a server often sends an error before it closes the connection, and that error
                 // says more than the failed write.
@@ -238,32 +235,39 @@ where
                     return let_others_run(cx);
                 }
             }
-            match (self.reader.poll_read(cx, &mut self.stream), broken) {
-                (Poll::Ready(Ok(())), broken) => {
-                    let read = self.take_frames();
-                    let count = self.replies.len();
-                    let now =
-                        if read.is_ok() && broken.is_none() && count >= MANY { count / 2 } else { count };
-                    if let Err(error) = self.hand_out(now).and(read) {
+            loop {
+                match (self.reader.poll_read(cx, &mut self.stream), broken.take()) {
+                    (Poll::Ready(Ok(())), broken) => {
+                        let read = self.take_frames();
+                        let count = self.replies.len();
+                        let now =
+                            if read.is_ok() && broken.is_none() && count >= MANY { count / 2 } else { count };
+                        if let Err(error) = self.hand_out(now).and(read) {
+                            return Poll::Ready(error);
+                        }
+                        if self.reader.is_within_frame() {
+                            self.queue.note_progress();
+                        }
+                        if let Some(error) = broken {
+                            return Poll::Ready(error);
+                        }
+                        if count > 1 {
+                            return let_others_run(cx);
+                        }
+                        // After a single reply the stream is usually empty, and this read asks it to wake the task. A
+                        // caller that sends meanwhile wakes it, too: `next_work` has parked its waker.
+                        if count == 0 || self.queue.is_given_up() {
+                            break;
+                        }
+                    }
+                    (Poll::Pending | Poll::Ready(Err(WireError::Closed)), Some(error)) => {
                         return Poll::Ready(error);
                     }
-                    if self.reader.is_within_frame() {
-                        self.queue.note_progress();
-                    }
-                    if let Some(error) = broken {
-                        return Poll::Ready(error);
-                    }
-                    if count > 1 {
-                        return let_others_run(cx);
-                    }
+                    (Poll::Ready(Err(error)), _) => return Poll::Ready(error),
+                    // A part was written: write again, so that the stream wakes this task when it accepts more.
+                    (Poll::Pending, None) if wrote && (more || !self.out.is_empty()) => break,
+                    (Poll::Pending, None) => return Poll::Pending,
                 }
-                (Poll::Pending | Poll::Ready(Err(WireError::Closed)), Some(error)) => {
-                    return Poll::Ready(error);
-                }
-                (Poll::Ready(Err(error)), _) => return Poll::Ready(error),
-                // A part was written: write again, so that the stream wakes this task when it accepts more.
-                (Poll::Pending, None) if wrote && (more || !self.out.is_empty()) => {}
-                (Poll::Pending, None) => return Poll::Pending,
             }
         }
     }
@@ -272,11 +276,11 @@ where
     fn write(&mut self, cx: &mut Context<'_>) -> Result<bool, WireError> {
         let mut wrote = false;
         if !self.out.is_empty() && !self.queue.is_given_up() {
-            let mut slices = [IoSlice::new(&[]); SLICES];
-            let count = self.out.slices(&mut slices);
-            let slices = slices.get(..count).unwrap_or_default();
+            let slices = self.out.slices();
             let offered: usize = slices.iter().map(|slice| slice.len()).sum();
-            match Pin::new(&mut self.stream).poll_write_vectored(cx, slices) {
+            let polled = Pin::new(&mut self.stream).poll_write_vectored(cx, &slices);
+            drop(slices);
+            match polled {
                 Poll::Ready(Ok(0)) => return Err(WireError::Closed),
                 Poll::Ready(Ok(count)) => {
                     self.out.consume(count);

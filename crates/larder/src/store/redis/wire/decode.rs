@@ -4,7 +4,7 @@ use bytes::Bytes;
 
 use super::error::{ServerError, WireError};
 use super::reply::Reply;
-use super::scan::length;
+use super::scan::{length, line_end};
 
 /// A reply or a push. Attributes are skipped.
 #[derive(Debug, PartialEq)]
@@ -132,10 +132,10 @@ impl<'a> Decoder<'a> {
     }
 
     fn line(&mut self) -> Result<(u8, &'a [u8]), WireError> {
-        let rest = self.bytes.get(self.at..).unwrap_or_default();
-        let end = rest.windows(2).position(|two| two == b"\r\n").ok_or_else(|| odd("a line"))?;
-        self.at += end + 2;
-        match rest.get(..end).and_then(<[u8]>::split_first) {
+        let begin = self.at;
+        let end = line_end(self.bytes, begin, begin).ok_or_else(|| odd("a line"))?;
+        self.at = end + 2;
+        match self.bytes.get(begin..end).and_then(<[u8]>::split_first) {
             Some((kind, text)) => Ok((*kind, text)),
             None => Err(odd("a line")),
         }

@@ -2,9 +2,13 @@
 
 use std::collections::VecDeque;
 use std::io::IoSlice;
+use std::mem;
 
+use arrayvec::ArrayVec;
 use bytes::Bytes;
 
+/// The most slices that are passed to one vectored write.
+const SLICES: usize = 16;
 /// A value of at least this size is not copied into the buffer: it is written from its own memory.
 pub(super) const LARGE: usize = 16 * 1024;
 /// A buffer of at least this size gets no more bytes: its memory is freed only when all of it has been consumed.
@@ -46,10 +50,18 @@ impl Outgoing {
     }
 
     pub(super) fn extend(&mut self, bytes: &[u8]) {
-        self.len += bytes.len();
-        match self.chunks.back_mut() {
-            Some(Chunk::Buffer(buffer)) if buffer.len() < FULL => buffer.extend_from_slice(bytes),
-            _ => self.chunks.push_back(Chunk::Buffer(bytes.to_vec())),
+        self.append(|buffer| buffer.extend_from_slice(bytes));
+    }
+
+    /// Appends what `write` appends to the last buffer.
+    pub(super) fn append(&mut self, write: impl FnOnce(&mut Vec<u8>)) {
+        if !matches!(self.chunks.back(), Some(Chunk::Buffer(buffer)) if buffer.len() < FULL) {
+            self.chunks.push_back(Chunk::Buffer(Vec::new()));
+        }
+        if let Some(Chunk::Buffer(buffer)) = self.chunks.back_mut() {
+            let before = buffer.len();
+            write(buffer);
+            self.len += buffer.len() - before;
         }
     }
 
@@ -62,16 +74,14 @@ impl Outgoing {
         }
     }
 
-    /// Fills `slices` from the front, and returns how many were filled.
-    pub(super) fn slices<'a>(&'a self, slices: &mut [IoSlice<'a>]) -> usize {
-        let mut filled = 0;
+    /// Returns the first bytes, for one vectored write.
+    pub(super) fn slices(&self) -> ArrayVec<IoSlice<'_>, SLICES> {
         let mut consumed = self.consumed;
-        for (slot, chunk) in slices.iter_mut().zip(&self.chunks) {
-            *slot = IoSlice::new(chunk.as_slice().get(consumed..).unwrap_or_default());
-            consumed = 0;
-            filled += 1;
-        }
-        filled
+        let chunks = self.chunks.iter().take(SLICES).map(Chunk::as_slice);
+        chunks
+            .map(|chunk| chunk.get(mem::take(&mut consumed)..).unwrap_or_default())
+            .map(IoSlice::new)
+            .collect()
     }
 
     /// Drops `count` bytes from the front.

@@ -151,7 +151,7 @@ impl RequestQueue {
             let idle = !state.entries.iter().any(|entry| state.is_awaited(entry));
             return NextStep::Drain { idle };
         }
-        if out.is_empty() {
+        if out.is_empty() && !state.pending.is_empty() {
             state.hand_over(out);
             state.wake_blocked(&mut wake);
         }

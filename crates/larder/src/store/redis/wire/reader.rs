@@ -66,31 +66,37 @@ impl Reader {
     pub(super) fn frames(&mut self, mut take: impl FnMut(Frame)) -> Result<(), WireError> {
         let mut whole = 0;
         let mut count = 0usize;
-        let failure = loop {
+        let mut failure = Ok(());
+        while whole < self.buffer.len() {
             match self.scan.advance(self.buffer.get(whole..).unwrap_or_default()) {
                 Ok(Some(end)) => {
                     whole += end;
                     count += 1;
                 }
-                Ok(None) => break None,
-                Err(error) => break Some(error),
+                Ok(None) => break,
+                Err(error) => {
+                    failure = Err(error);
+                    break;
+                }
             }
-        };
+        }
         if count == 0 {
-            return failure.map_or(Ok(()), Err);
+            return failure;
         }
         let bytes: Bytes = self.buffer.split_to(whole).freeze();
         let mut decoder = Decoder::new(&bytes);
         for _ in 0..count {
             let frame = decoder.frame()?;
-            decoder.inner.drain(..).for_each(|push| take(Frame::Push(push)));
+            if !decoder.inner.is_empty() {
+                decoder.inner.drain(..).for_each(|push| take(Frame::Push(push)));
+            }
             take(frame);
         }
         if whole > LARGEST {
             // Do not keep the buffer of a large reply.
             self.buffer = BytesMut::from(&*self.buffer);
         }
-        failure.map_or(Ok(()), Err)
+        failure
     }
 
     /// Returns whether a part of a frame has arrived, and its rest has not.

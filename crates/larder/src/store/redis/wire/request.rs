@@ -26,6 +26,13 @@ impl Request {
         Self { parts: 0, encoded, values: ArrayVec::new() }.arg(command)
     }
 
+    /// Creates a request that begins as this one, with room for `arguments` more bytes.
+    pub(in super::super) fn begun(&self, arguments: usize) -> Self {
+        let mut encoded = Vec::with_capacity(self.encoded.len() + arguments);
+        encoded.extend_from_slice(&self.encoded);
+        Self { parts: self.parts, encoded, values: self.values.clone() }
+    }
+
     pub(in super::super) fn arg(mut self, argument: impl AsRef<[u8]>) -> Self {
         self.push(argument.as_ref());
         self
@@ -41,7 +48,7 @@ impl Request {
             return self.arg(value);
         }
         self.parts += 1;
-        self.length(value.len());
+        header(&mut self.encoded, b'$', value.len());
         self.values.push((self.encoded.len(), value.clone()));
         self.encoded.extend_from_slice(b"\r\n");
         self
@@ -49,7 +56,7 @@ impl Request {
 
     pub(in super::super) fn push(&mut self, argument: &[u8]) {
         self.parts += 1;
-        self.length(argument.len());
+        header(&mut self.encoded, b'$', argument.len());
         self.encoded.extend_from_slice(argument);
         self.encoded.extend_from_slice(b"\r\n");
     }
@@ -59,21 +66,13 @@ impl Request {
         self.encoded.starts_with(b"$4\r\nAUTH\r\n")
     }
 
-    fn length(&mut self, length: usize) {
-        self.encoded.push(b'$');
-        self.encoded.extend_from_slice(itoa::Buffer::new().format(length).as_bytes());
-        self.encoded.extend_from_slice(b"\r\n");
-    }
-
     /// Returns the size of the encoded request in bytes, give or take a few.
     pub(super) fn size(&self) -> usize {
         8 + self.encoded.len() + self.values.iter().map(|(_, value)| value.len()).sum::<usize>()
     }
 
     pub(super) fn write_to(&self, out: &mut Outgoing) {
-        out.extend(b"*");
-        out.extend(itoa::Buffer::new().format(self.parts).as_bytes());
-        out.extend(b"\r\n");
+        out.append(|buffer| header(buffer, b'*', self.parts));
         let mut written = 0;
         for (place, value) in &self.values {
             out.extend(self.encoded.get(written..*place).unwrap_or_default());
@@ -82,6 +81,14 @@ impl Request {
         }
         out.extend(self.encoded.get(written..).unwrap_or_default());
     }
+}
+
+/// Appends the header of an array or a bulk string.
+fn header(buffer: &mut Vec<u8>, kind: u8, length: usize) {
+    let mut digits = itoa::Buffer::new();
+    buffer.push(kind);
+    buffer.extend_from_slice(digits.format(length).as_bytes());
+    buffer.extend_from_slice(b"\r\n");
 }
 
 /// Returns the size of an encoded bulk string of this length in bytes, give or take a few.

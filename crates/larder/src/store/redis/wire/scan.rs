@@ -70,20 +70,13 @@ impl Scan {
     /// The next line without its end, if it is complete.
     fn line<'a>(&mut self, buffer: &'a [u8]) -> Result<Option<&'a [u8]>, WireError> {
         // Check the first byte before the line is complete: a peer that does not speak RESP fails here at once.
-        if let Some(kind) = buffer.get(self.at).filter(|kind| !b"+-:$*_#,(!=%~>|".contains(kind)) {
+        if let Some(kind) = buffer.get(self.at).filter(|kind| !begins_line(**kind)) {
             return Err(WireError::malformed(format!("a line that begins with the byte {kind}")));
         }
-        let mut from = self.searched.max(self.at);
-        while let Some(found) =
-            buffer.get(from..).and_then(|rest| rest.iter().position(|byte| *byte == b'\n'))
-        {
-            let end = from + found;
-            if end > self.at && buffer.get(end - 1) == Some(&b'\r') {
-                let line = buffer.get(self.at..end - 1);
-                (self.at, self.searched) = (end + 1, end + 1);
-                return Ok(line);
-            }
-            from = end + 1;
+        if let Some(end) = line_end(buffer, self.at, self.searched) {
+            let line = buffer.get(self.at..end);
+            (self.at, self.searched) = (end + 2, end + 2);
+            return Ok(line);
         }
         self.searched = buffer.len();
         if buffer.len().saturating_sub(self.at) > LINE {
@@ -143,6 +136,32 @@ impl Scan {
             }
         }
     }
+}
+
+/// Whether a byte is the first of a line.
+fn begins_line(byte: u8) -> bool {
+    const KINDS: u128 = {
+        let (mut bits, mut rest): (u128, &[u8]) = (0, b"+-:$*_#,(!=%~>|");
+        while let [first, tail @ ..] = rest {
+            (bits, rest) = (bits | 1 << *first, tail);
+        }
+        bits
+    };
+    byte < 128 && KINDS >> byte & 1 == 1
+}
+
+/// Returns where the line that begins at `begin` ends: the offset of its `\r\n`. There is no `\n` of it before
+/// `searched`.
+pub(super) fn line_end(buffer: &[u8], begin: usize, searched: usize) -> Option<usize> {
+    let mut from = searched.max(begin);
+    while let Some(found) = buffer.get(from..)?.iter().position(|byte| *byte == b'\n') {
+        let end = from + found;
+        if end > begin && buffer.get(end - 1) == Some(&b'\r') {
+            return Some(end - 1);
+        }
+        from = end + 1;
+    }
+    None
 }
 
 /// The number in a header; `None` for RESP2's null.
