@@ -7,6 +7,7 @@ use larder_testkit::Server;
 use tokio::time::{sleep, timeout};
 
 use super::super::{Connection, Event, Greeting, Reply, Request, connect, greet};
+use crate::clock::Clock;
 use crate::endpoint::Address;
 
 /// A connection with tracking on, and the keys of all invalidations on it.
@@ -22,7 +23,7 @@ async fn tracked(server: &Server) -> (Connection, Arc<Mutex<Vec<String>>>) {
         }
     });
     let greeting = Greeting { username: None, password: None, database: 0 };
-    assert!(greet(&connection, greeting).await.unwrap());
+    assert!(greet(&connection, greeting, &[], &Clock::default()).await.unwrap().hello.is_some());
     connection.send(&Request::new("CLIENT").arg("TRACKING").arg("ON")).await.unwrap();
     (connection, changed)
 }
