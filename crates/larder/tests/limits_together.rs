@@ -164,7 +164,8 @@ async fn what_cannot_be_decided_in_one_step_is_refused_with_a_reason() {
         assert!(larder.check_together([a.key("x"), strange.key("x")]).await.is_err(), "{store}");
         assert!(larder.check_together([a.key("x").cost(21)]).await.is_err(), "{store}");
         assert!(larder.check_together([a.key("x").cost(0)]).await.is_err(), "{store}");
-        let many = |keys: usize| larder.check_together((0..keys).map(|key| a.key(("many", key))));
+        let one_slot = a.in_group("many").unwrap();
+        let many = |keys: usize| larder.check_together((0..keys).map(|key| one_slot.key(key)));
         let error = many(65).await.unwrap_err();
         assert_eq!(error.kind(), ErrorKind::InvalidSetting, "{store}");
         assert!(error.to_string().contains("64"), "{store}: {error}");
