@@ -12,7 +12,7 @@ use std::process::{Command, Stdio};
 use std::sync::{Mutex, PoisonError};
 use std::time::Instant;
 
-use crate::run::{Failure, beside_each_other, describe, root};
+use crate::run::{Failure, beside_each_other, describe, forget_package, root};
 
 /// A test program.
 #[derive(Debug, PartialEq, Eq)]
@@ -57,16 +57,12 @@ impl Program {
         variables: impl IntoIterator<Item = (&'a str, &'a OsStr)>,
     ) -> Job {
         let mut command = Command::new(&self.path);
-        command.args(arguments).current_dir(&self.folder).env("CARGO_MANIFEST_DIR", &self.folder);
+        forget_package(&mut command);
+        command.args(arguments).current_dir(&self.folder);
+        command.env("CARGO_MANIFEST_DIR", &self.folder).envs(variables);
         let package = self.folder.file_name().unwrap_or_default().to_string_lossy();
         let name = format!("{package}, {}", self.name);
-        Job {
-            name,
-            command: Mutex::new({
-                command.envs(variables);
-                command
-            }),
-        }
+        Job { name, command: Mutex::new(command) }
     }
 }
 

@@ -33,13 +33,18 @@ impl fmt::Display for Failure {
 pub(crate) fn cargo(arguments: &[&str]) -> Command {
     let mut command = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     command.args(arguments).current_dir(root());
-    // The environment that the outer `cargo run` sets for xtask must not make the inner one rebuild everything.
+    // With them, the inner cargo would rebuild everything.
+    forget_package(&mut command);
+    command
+}
+
+/// Removes the variables that the outer `cargo run` sets for the package xtask.
+pub(crate) fn forget_package(command: &mut Command) {
     for (name, _) in env::vars_os() {
         if name.to_string_lossy().starts_with("CARGO_PKG_") || name == "CARGO_MANIFEST_DIR" {
             command.env_remove(name);
         }
     }
-    command
 }
 
 /// The workspace's folder.

@@ -106,7 +106,7 @@ fn part_lanes() -> Vec<Lane> {
         part("making a name, as larder does not", |id| {
             black_box(named(black_box(id)));
         }),
-        part("adding to a counter of the thread's own", |_| {
+        part("an atomic addition, as larder does not", |_| {
             black_box(COUNTER.fetch_add(1, Relaxed));
         }),
     ]

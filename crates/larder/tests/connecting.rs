@@ -281,18 +281,18 @@ async fn takes(trips: u32, what: &str, action: impl AsyncFn() -> larder::Result<
 #[tokio::test]
 async fn a_connection_opens_in_one_round_trip_and_tracks_after_one_more() {
     let server = Server::builder().tcp().start();
-    server.command(&["ACL", "SETUSER", "ann", "on", ">ann's", "~*", "&*", "+@all"]);
+    server.command(&["ACL", "SETUSER", "ann", "on", ">ann's", "~*", "+@all"]);
     let proxy = far(&server).await;
     let as_ann = || patient().url(format!("{}/3", proxy.url())).username("ann").password("ann's");
     let first_command = async || as_ann().connect_lazy().unwrap().ping().await;
-    takes(2, "a connection and a command", first_command).await;
+    takes(2, "a connection and a command", &first_command).await;
     takes(2, "all connections", async || as_ann().connect().await.map(drop)).await;
 
     // Without HELLO, which the ACL of Redis 6 may forbid: the login, AUTH, HELLO again, ROLE, and the command.
     if !server.version().at_least(6, 2) {
         server.command(&["ACL", "SETUSER", "default", "-hello"]);
         server.command(&["ACL", "SETUSER", "ann", "-hello"]);
-        takes(5, "a connection without HELLO, and a command", first_command).await;
+        takes(5, "a connection without HELLO, and a command", &first_command).await;
     }
 }
 

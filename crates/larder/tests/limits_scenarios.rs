@@ -38,12 +38,15 @@ async fn refusals_charge_nothing_so_that_a_persistent_client_recovers() {
         let window = Duration::from_millis(400);
         let limiter = larder.rate_limiter("api", Quota::new(30, window)).unwrap();
         let (started, mut allowed) = (Instant::now(), 0u64);
-        while started.elapsed() < 4 * window {
+        // On a busy machine the requests themselves may take longer than four windows. If refusals were charged, the
+        // requests after the first 30 would be refused without end.
+        while started.elapsed() < 4 * window || allowed < 3 * 30 {
             allowed += u64::from(limiter.allow("a").await.unwrap());
+            assert!(started.elapsed() < Duration::from_secs(20), "{store}: {allowed}");
         }
-        // Four windows at 60/61 of their rate, give or take the last one.
-        assert!(allowed >= 3 * 30, "{store}: {allowed}");
-        assert!(allowed <= 5 * 30, "{store}: {allowed}");
+        // At most the windows that have begun, and one more.
+        let windows = started.elapsed().as_millis() / window.as_millis() + 1;
+        assert!(u128::from(allowed) <= 30 * windows, "{store}: {allowed} in {windows} windows");
     }
 }
 
@@ -195,8 +198,12 @@ async fn a_known_refusal_ends_when_it_could_pass() {
         let limiter = larder.rate_limiter("api", Quota::new(1, Duration::from_millis(200))).unwrap();
         for _ in 0..5 {
             until("it passes", async || limiter.allow("a").await.unwrap()).await;
-            let refused = limiter.check("a").await.unwrap();
-            let wait = refused.retry_after().unwrap();
+            // On a busy machine the window may end before the next request, which then passes.
+            let wait = loop {
+                if let Some(wait) = limiter.check("a").await.unwrap().retry_after() {
+                    break wait;
+                }
+            };
             tokio::time::sleep(wait).await;
             let late = limiter.check("a").await.unwrap();
             assert!(late.is_allowed(), "{store}: {late:?}");

@@ -897,31 +897,53 @@ async fn a_cold_load_takes_two_round_trips_before_the_loader_and_one_after() {
     let round_trip = Duration::from_millis(200);
     proxy.delay(Direction::ToClient, round_trip);
     for (by, key) in By::BOTH.into_iter().zip(["cold", "colder"]) {
-        let begun = Instant::now();
-        let started = Arc::new(Mutex::new(None));
-        let loader = {
-            let started = started.clone();
-            move || async move {
-                *started.lock().unwrap() = Some(begun.elapsed());
-                Ok::<_, Infallible>(user("Ann"))
-            }
-        };
-        by.load(&users, key, loader).await.unwrap();
-        let all = begun.elapsed();
-        let before = started.lock().unwrap().expect("it was loaded");
-        assert!(before < round_trip * 5 / 2, "{before:?} before the loader, {by:?}");
-        assert!(all < round_trip * 7 / 2, "{all:?} in all, {by:?}");
+        within_some_attempts(async |attempt| {
+            let begun = Instant::now();
+            let started = Arc::new(Mutex::new(None));
+            let loader = {
+                let started = started.clone();
+                move || async move {
+                    *started.lock().unwrap() = Some(begun.elapsed());
+                    Ok::<_, Infallible>(user("Ann"))
+                }
+            };
+            by.load(&users, format!("{key}{attempt}"), loader).await.unwrap();
+            let all = begun.elapsed();
+            let before = started.lock().unwrap().expect("it was loaded");
+            let fits = before < round_trip * 5 / 2 && all < round_trip * 7 / 2;
+            fits.then_some(()).ok_or(format!("{before:?} before the loader, {all:?} in all, {by:?}"))
+        })
+        .await;
     }
 
-    let begun = Instant::now();
-    users.get_or_load_many((1..=30).map(|key| key * 10 + 1), asked.loader()).await.unwrap();
-    let all = begun.elapsed();
-    assert!(all < round_trip * 7 / 2, "{all:?} for many");
+    within_some_attempts(async |attempt| {
+        let begun = Instant::now();
+        let keys = (1..=30).map(move |key| (30 * attempt + key) * 10 + 1);
+        users.get_or_load_many(keys, asked.loader()).await.unwrap();
+        let all = begun.elapsed();
+        (all < round_trip * 7 / 2).then_some(()).ok_or(format!("{all:?} for many"))
+    })
+    .await;
 
-    let begun = Instant::now();
-    tagged(5).await.unwrap();
-    let all = begun.elapsed();
-    assert!(all < round_trip * 11 / 2, "{all:?} with a loader's tag");
+    within_some_attempts(async |attempt| {
+        let begun = Instant::now();
+        tagged(5 + attempt).await.unwrap();
+        let all = begun.elapsed();
+        (all < round_trip * 11 / 2).then_some(()).ok_or(format!("{all:?} with a loader's tag"))
+    })
+    .await;
+}
+
+/// Repeats what may take longer on a busy machine. One round trip more would be too long in every attempt.
+async fn within_some_attempts(mut attempt: impl AsyncFnMut(u32) -> Result<(), String>) {
+    let mut outcome = Ok(());
+    for number in 0..5 {
+        outcome = attempt(number).await;
+        if outcome.is_ok() {
+            break;
+        }
+    }
+    outcome.unwrap();
 }
 
 // ---- Tags of a set

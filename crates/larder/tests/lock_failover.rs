@@ -7,7 +7,7 @@ mod support;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use larder::Larder;
+use larder::{ErrorKind, Larder};
 
 use larder::lock::{Guard, Lock, ReleaseOutcome};
 use larder_testkit::{Cluster, Sentinel, Server, eventually};
@@ -83,7 +83,26 @@ async fn a_lock_that_is_held_and_waited_for_moves_with_its_slot() {
     let kept = here.lock("gate").ttl(SHORT).keep_alive().acquire().await.unwrap();
     let waiter = stand(cluster.master_of(&key("gate")), there.lock("gate").ttl(TTL), "gate").await;
     let nodes = cluster.clone();
-    let moved = spawn_blocking(move || move_slot(&nodes, &key("gate")).addr()).await.unwrap();
+    let moved = spawn_blocking(move || move_slot(&nodes, &key("gate")).addr());
+    // A caller that asks while the lock's keys are at two nodes learns that it may retry.
+    let mut apart = 0;
+    let asks = async {
+        loop {
+            match there.lock("gate").ttl(TTL).try_acquire().await {
+                Ok(granted) => assert!(granted.is_none(), "two holders"),
+                Err(error) => {
+                    assert!(error.is_retryable(), "{error}");
+                    apart += u32::from(error.kind() == ErrorKind::ClusterDown);
+                }
+            }
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    let moved = tokio::select! {
+        moved = moved => moved.unwrap(),
+        () = asks => unreachable!(),
+    };
+    assert!(apart > 0, "no request met keys that are apart");
     let node = cluster.master_of(&key("gate"));
     assert_eq!(node.addr(), moved);
     // It is renewed on its new node.

@@ -94,6 +94,26 @@ async fn errors_of_locks_name_the_lock_and_its_holder() {
         let lost = guard.extend(TTL).await.unwrap_err();
         assert_eq!(lost.kind(), ErrorKind::LockLost, "{store}");
         assert!(lost.to_string().contains("gate\" has expired"), "{lost}");
+        // The holder that the server names when it reports the loss, and not the one at a later time.
+        let (broken, ticket) = (lock.acquire().await.unwrap(), lock.acquire());
+        let fence = broken.fence();
+        let (ticket, _) = tokio::join!(ticket, async {
+            until("it waits", async || lock.holder().await.unwrap().is_some_and(|by| by.waiting == 1)).await;
+            assert!(lock.break_if(fence).await.unwrap(), "{store}");
+        });
+        let ticket = ticket.unwrap().into_ticket().unwrap();
+        let to = |error: larder::Error, fence: Fence| {
+            let (kind, message) = (error.kind(), error.to_string());
+            assert_eq!(kind, ErrorKind::LockLost, "{store}");
+            let (name, by) = ("gate\" was lost and is held by ", format!(" with fence {fence}, for "));
+            assert!(message.contains(name) && message.contains(&by), "{store}: {message}");
+        };
+        to(broken.extend(TTL).await.unwrap_err(), ticket.fence());
+        assert!(lock.break_if(ticket.fence()).await.unwrap());
+        let last = lock.acquire().await.unwrap();
+        to(broken.into_ticket().unwrap_err(), ticket.fence());
+        to(lock.adopt(&ticket).await.unwrap_err(), last.fence());
+        last.release().await.unwrap();
         let hold = lock.clone().max_hold(Duration::from_secs(1)).keep_alive().acquire().await.unwrap_err();
         assert!(hold.to_string().contains("max_hold (1s) is shorter than the time to live (20s)"), "{hold}");
     }
@@ -121,6 +141,9 @@ async fn a_broken_lock_goes_to_the_next_waiter_and_its_guard_learns_it_at_the_ne
         let began = tokio::time::Instant::now();
         hung.lost().await;
         assert!(began.elapsed() < remaining, "{store}: lost only at its deadline");
+        // The renewal that reported the loss named the next holder.
+        let lost = hung.extend(TTL).await.unwrap_err().to_string();
+        assert!(lost.contains(&format!("with fence {}, for ", next.fence())), "{store}: {lost}");
         assert_eq!(hung.release().await.unwrap(), ReleaseOutcome::AlreadyLost, "{store}");
         assert!(!lock.break_if(another).await.unwrap(), "{store}: the holder is another");
         assert_eq!(next.release().await.unwrap(), ReleaseOutcome::Released, "{store}");

@@ -180,7 +180,17 @@ async fn a_server_at_its_maxmemory_releases_and_hands_over() {
     released(larder.lock("warm").ttl(TTL).acquire().await.unwrap()).await;
     let first = enqueue(&server, &larder, "gate").await;
     let second = enqueue(&server, &larder, "gate").await;
+    let turn = larder.lock("turn").ttl(TTL).acquire().await.unwrap();
+    // The first in the queue was woken before and has not asked since, so that it is passed over.
+    let (name, gone) = (key("turn"), "00000000000000aa");
+    let now: Vec<String> = server.query(&["TIME"]);
+    server.command(&["ZADD", &format!("{name}:line"), &format!("{}{:0>6}", now[0], now[1]), gone]);
+    server.command(&["SET", &format!("{name}:wake:{gone}"), "1"]);
+    let third = enqueue(&server, &larder, "turn").await;
     server.command(&["CONFIG", "SET", "maxmemory", "1"]);
+    released(turn).await;
+    assert_ne!(server.query::<String>(&["GETRANGE", &name, "0", "15"]), gone, "it has the lock again");
+    released(third.await.unwrap()).await;
     released(alone).await;
     released(guard).await;
     released(first.await.unwrap()).await;

@@ -5,6 +5,7 @@ mod support;
 
 use std::time::Duration;
 
+use futures_util::future::join_all;
 use larder::{ErrorKind, Larder};
 
 use larder::lock::Guard;
@@ -110,16 +111,27 @@ async fn a_renewal_that_too_few_replicas_acknowledge_ends_the_lock() {
 
 #[test]
 fn a_lock_with_replicas_is_kept_while_the_only_thread_of_its_runtime_computes() {
+    // Shorter than larder takes to move the callers' connections away from a runtime that computes.
+    const TTL: Duration = Duration::from_secs(2);
     let (master, _replica) = pair();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     runtime.block_on(async {
         let larder = connect_as(&master.url(), "w").await;
-        let lock = larder.lock("a").ttl(TTL).replicated(1).keep_alive();
-        // The grant leaves an idle connection of this runtime.
-        let guard = lock.acquire().await.unwrap();
-        std::thread::sleep(2 * TTL);
-        assert!(guard.is_valid(), "a kept lock was lost");
-        guard.release().await.unwrap();
+        // Grants at the same time leave idle connections of this runtime: more than there is time to try in one lease.
+        let idle = || master.query::<String>(&["CLIENT", "LIST"]).matches("cmd=wait ").count();
+        let mut guards = Vec::new();
+        while idle() < 4 {
+            let locks =
+                (0..4).map(|_| larder.lock(format!("lock-{}", rand::random::<u64>())).ttl(TTL).replicated(1));
+            let locks: Vec<_> = locks.map(larder::lock::Lock::keep_alive).collect();
+            guards = join_all(locks.iter().map(|lock| lock.acquire())).await;
+        }
+        std::thread::sleep(TTL + TTL / 4);
+        for guard in guards {
+            let guard = guard.unwrap();
+            assert!(guard.is_valid(), "a kept lock was lost");
+            guard.release().await.unwrap();
+        }
     });
 }
 

@@ -525,7 +525,8 @@ async fn a_semaphore_with_a_queue_has_its_permits_in_use_however_far_the_server_
 }
 
 /// A tenth of the permits is in use, and then there is one burst. Returns the burst's own time (as long as its permits
-/// are held, all at once), after what time its queue was empty, and how late this machine may be in its turns.
+/// are held, all at once, without any round trip), after what time its queue was empty, and how late this machine may
+/// be in its turns.
 async fn burst(permits: u32, burst_of: u32, hold: Duration) -> [Duration; 3] {
     // One caller after another arrives, so that a tenth of the permits is in use.
     let every = hold * 10 / permits;
@@ -546,18 +547,31 @@ async fn burst(permits: u32, burst_of: u32, hold: Duration) -> [Duration; 3] {
         })
     };
     let queued = || server.query::<u64>(&["ZCARD", "~semaphore.1:{/pool}:queue"]);
+    // The server knows the scripts, as it does unless this is its first queue.
+    let all = pool.acquire_many(permits.into()).await.unwrap();
+    let waiter = one(&pool);
+    until("it is queued", async || queued() > 0).await;
+    drop(all);
+    waiter.await.unwrap();
+    let (started, mut others) = (Instant::now(), Vec::new());
+    let mut callers_come = || {
+        while others.len() < usize::try_from(started.elapsed().as_micros() / every.as_micros()).unwrap() {
+            others.push(one(&pool));
+        }
+    };
+    while started.elapsed() < 5 * hold {
+        callers_come();
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
     let late = support::waiting::Lateness::watch();
     let began = Instant::now();
     let burst: Vec<_> = (0..burst_of).map(|_| one(&pool)).collect();
-    let mut others = Vec::new();
     until("a queue is there", async || queued() > 0).await;
     // Empty for so long that it stays empty.
     let mut empty_since = None;
     while empty_since.is_none_or(|since: Instant| since.elapsed() < 3 * hold) {
         assert!(began.elapsed() < LONG, "the queue of a burst never ends: {} wait", queued());
-        while others.len() < usize::try_from(began.elapsed().as_micros() / every.as_micros()).unwrap() {
-            others.push(one(&pool));
-        }
+        callers_come();
         tokio::time::sleep(Duration::from_millis(2)).await;
         empty_since = if queued() > 0 { None } else { empty_since.or_else(|| Some(Instant::now())) };
     }

@@ -18,7 +18,7 @@ const BEGIN: &str = "crates/larder/src/store/redis/lua/job/begin.lua";
 const BREAK: &str = "crates/larder/src/store/redis/lua/lock/break_if.lua";
 const END: &str = "crates/larder/src/store/redis/lua/job/end.lua";
 const GUARD: &str = "crates/larder/src/lock/guard.rs";
-const HOLDER: &str = "crates/larder/src/store/redis/lua/lock/holder.lua";
+const HOLDER: &str = "crates/larder/src/store/redis/lua/lock/held_by.lua";
 const JOB: &str = "crates/larder/src/lock/job.rs";
 const MEMORY: &str = "crates/larder/src/store/memory/jobs.rs";
 
@@ -149,7 +149,7 @@ pub(super) const MUTANTS: &[Mutant] = &[
         "a lock that is being handed over has the last holder",
         &[rebuilt(
             HOLDER,
-            "if token == '' or redis.call('ZSCORE', KEYS[3], token) then",
+            "if token == '' or redis.call('ZSCORE', queue, token) then",
             "if token == '' then",
         )],
         &[LOCKS],

@@ -92,7 +92,7 @@ pub(super) const MUTANTS: &[Mutant] = &[
     ),
     mutant(
         "a confirmation that is repeated has another fence",
-        &[rebuilt(CONFIRM, "  if last and string", "  if not last and string")],
+        &[rebuilt(CONFIRM, "last and string", "not last and string")],
         &[EQUIVALENCE],
     ),
     mutant(
@@ -113,11 +113,23 @@ pub(super) const MUTANTS: &[Mutant] = &[
         )],
     ),
     mutant(
+        "a lost lock names no holder",
+        &[switched(HOLDING, "self.lost_to.get()", "self.lost_to.get().filter(|_| false)")],
+        &[test("lock_handles", "errors_of_locks_name_the_lock_and_its_holder")],
+    ),
+    mutant(
+        "a waiter that lost its queue has the fence of the holder before",
+        &[rebuilt(CONFIRM, "if left > tonumber(ARGV[4]) and last", "if last")],
+        &[unit(
+            "store::equivalence_locks::a_waiter_whose_queue_is_lost_while_it_has_a_claim_gets_a_fence_of_its_own",
+        )],
+    ),
+    mutant(
         "an extension takes what is free",
         &[rebuilt(
             EXTEND,
-            "  reply[i] = 0\n",
-            "  reply[i] = 0\n  redis.call('SET', lock, ARGV[2 * i - 1], 'NX', 'PX', ARGV[2 * i])\n",
+            "KEYS[2 * i], tonumber(ARGV[2 * i])\n",
+            "KEYS[2 * i], tonumber(ARGV[2 * i])\n  redis.call('SET', lock, ARGV[2 * i - 1], 'NX', 'PX', ARGV[2 * i])\n",
         )],
         &[EQUIVALENCE],
     ),
@@ -154,7 +166,7 @@ pub(super) const MUTANTS: &[Mutant] = &[
         "the deadline of an extension counts from the answer",
         &[within(
             GUARD,
-            "if held && ",
+            "if ",
             ["self.lease.renewed(sent, ttl)", "self.lease.renewed(locks.context.clock.now(), ttl)"],
             " {",
         )],
@@ -164,7 +176,7 @@ pub(super) const MUTANTS: &[Mutant] = &[
         "the deadline of a renewal counts from the answer",
         &[within(
             KEEPING,
-            "Some(true) if ",
+            "Some(Renewal::Held) if ",
             ["lease.renewed(sent, ttl)", "lease.renewed(context.clock.now(), ttl)"],
             " => {}",
         )],

@@ -253,7 +253,7 @@ where
         kind: LoadKind,
         of_near: impl FnOnce(NearCopy<V>) -> R,
     ) -> Result<Option<NearAnswer<V, R>>> {
-        if kind.reason == Reason::Forced || self.shared.near.get().is_none() {
+        if kind.reason == Reason::Forced {
             return Ok(None);
         }
         self.get_near(key, |copy| {
@@ -262,7 +262,7 @@ where
             if kind.is_settled_by(self, fresh_until, load_cost) {
                 NearAnswer::Settled(of_near(copy))
             } else {
-                NearAnswer::Due(Box::new(copy.kept()))
+                NearAnswer::due(copy)
             }
         })
     }
@@ -274,6 +274,13 @@ enum NearAnswer<V, R> {
     Settled(R),
     /// It is valid but due for an early refresh. Boxed, because it is rare.
     Due(Box<CachedValue<V>>),
+}
+
+impl<V, R> NearAnswer<V, R> {
+    #[cold]
+    fn due(copy: NearCopy<V>) -> Self {
+        Self::Due(Box::new(copy.kept()))
+    }
 }
 
 impl LoadKind {

@@ -46,15 +46,14 @@ where
         let Some(plain) = key.plain() else { return self.get_written(near, key, take) };
         // Read the clock first: the processor then does so while it hashes the key.
         let now = self.context.clock.moment();
-        // A copy is used where it was put. Moving it at once would wait for its parts to leave the store buffer.
-        match near.copies.find(&GivenKey::new(self.policy.schema, plain)) {
-            Some(found) => {
-                let valid = self.may_serve(&found.what, now, || self.entry(key))?;
-                Ok(valid.then(|| take(found.what)))
-            }
-            None if plain.may_be_escaped() => self.get_written(near, key, take),
-            None => Ok(None),
-        }
+        // The copy is looked at where it was put. Moving it at once would wait for its parts to leave the store buffer.
+        let found = near.copies.find(&GivenKey::new(self.policy.schema, plain));
+        let valid = match &found {
+            Some(copy) => self.may_serve(&copy.what, now, || self.entry(key))?,
+            None if plain.may_be_escaped() => return self.get_written(near, key, take),
+            None => false,
+        };
+        Ok(if valid { found.map(|copy| take(copy.what)) } else { None })
     }
 
     /// Does the same with the key's text.

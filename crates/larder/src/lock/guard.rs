@@ -8,13 +8,13 @@ use std::time::Duration;
 use super::coordinator::Coordinator;
 use super::failover::not_replicated;
 use super::fence::{Fence, ReleaseOutcome};
-use super::lease::{Lease, ReleaseState, lost};
+use super::lease::{Lease, ReleaseState};
 use super::release::end_in_background;
 use super::ticket::LockTicket;
 use super::{Keep, check_ttl};
 use crate::call::Call;
 use crate::error::{Error, ErrorKind, Result};
-use crate::store::lock::{LockStore, LockToken};
+use crate::store::lock::{LockStore, LockToken, Renewal};
 
 /// A lock that is held until the guard is released or dropped, or the lock expires. Made by [`Lock`](super::Lock).
 ///
@@ -89,7 +89,8 @@ impl Guard {
     }
 
     /// Completes when the lock may be lost: at its deadline by the local clock, or earlier if the server reports
-    /// the loss in reply to a renewal. The future does not borrow the guard.
+    /// the loss in reply to a renewal. The future does not borrow the guard. After that, [`extend`](Self::extend)
+    /// returns the error that names the present holder if the server reported one, without a request.
     ///
     /// ```
     /// # use std::time::Duration;
@@ -127,8 +128,8 @@ impl Guard {
     /// After an error of the request the old deadline stays valid.
     ///
     #[doc = include_str!("../doc/request_errors.md")]
-    /// - [`LockLost`](ErrorKind::LockLost): the lock has expired, possibly while the reply was on its way. Stop the
-    ///   work.
+    /// - [`LockLost`](ErrorKind::LockLost): the lock has expired, possibly while the reply was on its way, or was
+    ///   broken. Names the present holder if the server that reported the loss knows one. Stop the work.
     /// - [`NotReplicated`](ErrorKind::NotReplicated): too few replicas have the extension, and the lock was
     ///   released.
     /// - [`InvalidSetting`](ErrorKind::InvalidSetting): `ttl` is out of bounds.
@@ -142,11 +143,11 @@ impl Guard {
             check_ttl(ttl)?;
             self.lease.failover.check(ttl)?;
             if !self.is_valid() {
-                return Err(lost(&self.lease.name));
+                return Err(self.lost_error());
             }
             let sent = locks.context.clock.now();
             if !self.lease.asks(sent, ttl) {
-                return Err(lost(&self.lease.name));
+                return Err(self.lost_error());
             }
             let ticket = LockToken { lock: self.lease.name.to_string(), token: self.lease.token };
             let answer = locks.context.coordination()?.extend(&[(ticket, ttl)], Duration::MAX).await?;
@@ -156,18 +157,17 @@ impl Guard {
                     "the server did not say whether the lock is held: extend it again",
                 )
             };
-            let held = answer.first().copied().flatten().ok_or_else(unanswered)?;
-            if held && self.lease.failover.replicas > 0 {
+            if let Renewal::Lost(to) = answer.into_iter().next().flatten().ok_or_else(unanswered)? {
+                if self.lease.end_lost(to) {
+                    locks.meter.lost();
+                }
+                return Err(self.lost_error());
+            }
+            if self.lease.failover.replicas > 0 {
                 // Boxed to keep the future of extensions without replicas small.
                 Box::pin(self.extended_in_replicas(ttl)).await?;
             }
-            if held && self.lease.renewed(sent, ttl) {
-                return Ok(());
-            }
-            if !held {
-                self.note_lost(locks);
-            }
-            Err(lost(&self.lease.name))
+            if self.lease.renewed(sent, ttl) { Ok(()) } else { Err(self.lost_error()) }
         })
     }
 
@@ -241,7 +241,7 @@ impl Guard {
     /// [`LockLost`](ErrorKind::LockLost) if the lock has expired.
     pub fn into_ticket(mut self) -> Result<LockTicket> {
         if !self.is_valid() {
-            return Err(lost(&self.lease.name));
+            return Err(self.lost_error());
         }
         self.end_lease();
         self.ended = true;
@@ -250,13 +250,7 @@ impl Guard {
     }
 
     pub(super) fn lost_error(&self) -> Error {
-        lost(&self.lease.name)
-    }
-
-    fn note_lost(&self, locks: &Coordinator) {
-        if self.lease.end() {
-            locks.meter.lost();
-        }
+        self.lease.lost_error()
     }
 }
 

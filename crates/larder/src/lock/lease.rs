@@ -11,17 +11,18 @@
 //! and the write that follows. Only a fence that the resource checks helps then.
 
 use std::future::Future;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::Notify;
 
 use super::failover::Failover;
 use super::fence::Fence;
-use super::holder::shown;
+use super::holder::{Holder, shown};
 use super::release::Ending;
 use crate::clock::{Clock, Tick};
 use crate::error::{Error, ErrorKind};
+use crate::store::lock::HeldBy;
 
 /// The longest sleep between two checks of the clock: timers stop while the machine sleeps, and the clock does not.
 const SLICE: Duration = Duration::from_millis(100);
@@ -63,6 +64,8 @@ pub(super) struct Lease {
     /// Whether its attempt was in the queue. Then others probably are, too.
     pub(super) waited: bool,
     ends: Mutex<LeaseTimes>,
+    /// The holder after this one, if the server has named it.
+    lost_to: OnceLock<Holder>,
     /// Wakes those that wait for the loss.
     ended: Notify,
 }
@@ -103,6 +106,7 @@ impl Lease {
             failover: Failover::default(),
             waited: false,
             ends: Mutex::new(LeaseTimes { deadline: Some(deadline), latest: sent.after(ttl) }),
+            lost_to: OnceLock::new(),
             ended: Notify::new(),
         }
     }
@@ -180,6 +184,20 @@ impl Lease {
         held
     }
 
+    /// Ends the lease because the server says that the lock is lost, perhaps to this holder. True the first time.
+    pub(super) fn end_lost(&self, to: Option<HeldBy>) -> bool {
+        if let Some(to) = to {
+            // Before `end`, which wakes the tasks that report the loss.
+            let _ = self.lost_to.set(Holder::of(to));
+        }
+        self.end()
+    }
+
+    /// The error of this lease after it has ended.
+    pub(super) fn lost_error(&self) -> Error {
+        self.lost_to.get().map_or_else(|| lost(&self.name), |holder| lost_to(&self.name, holder))
+    }
+
     /// Completes when the lease is no longer valid.
     pub(super) fn lost(self: &Arc<Self>) -> impl Future<Output = ()> + Send + use<> {
         let lease = self.clone();
@@ -211,5 +229,15 @@ pub(super) fn lost(name: &str) -> Error {
         ErrorKind::LockLost,
         message,
         format!("the lease on {name:?} has expired, and another caller may hold the lock: stop the work"),
+    )
+}
+
+/// The error of a lock that another holder has by now.
+pub(super) fn lost_to(name: &str, holder: &Holder) -> Error {
+    let name = shown(name);
+    Error::named(
+        ErrorKind::LockLost,
+        format!("the lock was lost and is held by {holder}: stop the work"),
+        format!("the lock {name:?} was lost and is held by {holder}: stop the work"),
     )
 }

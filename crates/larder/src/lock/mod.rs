@@ -50,7 +50,7 @@ use std::time::Duration;
 
 use crate::call::Call;
 use crate::error::{Error, ErrorKind, Result};
-use crate::store::lock::{HeldBy, LockStore, LockToken};
+use crate::store::lock::{HeldBy, LockStore, LockToken, Renewal};
 use attempt::{Attempt, AttemptOutcome, Want};
 pub(crate) use coordinator::Coordinator;
 pub use election::{Election, Leader, Leaders, Leadership};
@@ -367,14 +367,15 @@ impl Lock {
             let (clock, name) = (&self.locks.context.clock, self.name.clone());
             let mut lease = Lease::new(clock, name, token, fence, sent, self.ttl);
             lease.failover = self.failover;
-            match answer.first() {
-                Some(Some(true)) if lease.is_valid() => self.guard(lease).await,
-                Some(Some(true)) => {
+            match answer.into_iter().next().flatten() {
+                Some(Renewal::Held) if lease.is_valid() => self.guard(lease).await,
+                Some(Renewal::Held) => {
                     // The reply is too late to be sure, and the server holds the lock for a guard that is not made.
                     let left = lease.may_last();
                     end_in_background(&self.locks.context, self.name.clone(), token, left, Ending::Release);
                     Err(lease::lost(&self.name))
                 }
+                Some(Renewal::Lost(Some(to))) => Err(lease::lost_to(&self.name, &Holder::of(to))),
                 _ => Err(lease::lost(&self.name)),
             }
         })

@@ -25,7 +25,7 @@ use crate::background::{Renewals, Schedule, Visit};
 use crate::clock::{Clock, Tick};
 use crate::context::Context;
 use crate::store::group::GroupStore;
-use crate::store::lock::{LockStore, LockToken};
+use crate::store::lock::{LockStore, LockToken, Renewal};
 use crate::store::permit::PermitStore;
 
 pub(super) struct Renewer {
@@ -164,7 +164,11 @@ async fn renew(renewer: Arc<Renewer>, mut due: Vec<(Arc<Lease>, Duration)>) {
         .map(|(lease, ttl)| (LockToken { lock: lease.name.to_string(), token: lease.token }, *ttl))
         .collect();
     // If both connections replied, the lease is lost if either reply says so.
-    let both = |one, other| one && other;
+    let both = |one, other| match (one, other) {
+        (Renewal::Held, other) => other,
+        (Renewal::Lost(one), Renewal::Lost(other)) => Renewal::Lost(one.or(other)),
+        (lost, Renewal::Held) => lost,
+    };
     let answer = match kind {
         LeaseKind::Lock => {
             hedged(context, max_wait, |store, max_wait| store.extend(&tickets, max_wait), both).await
@@ -176,17 +180,18 @@ async fn renew(renewer: Arc<Renewer>, mut due: Vec<(Arc<Lease>, Duration)>) {
             hedged(context, max_wait, |store, max_wait| store.renew_permits(&tickets, max_wait), both).await
         }
     };
-    let mut held = answer.unwrap_or_else(|_| vec![None; due.len()]);
+    let mut held: Vec<Option<Renewal>> = answer.unwrap_or_else(|_| vec![None; due.len()]);
     if due.iter().any(|(lease, _)| lease.failover.replicas > 0) {
         in_replicas(&renewer, &due, &mut held, max_wait).await;
     }
     let now = context.clock.now();
     for ((lease, ttl), held) in due.into_iter().zip(held) {
         match held {
-            Some(true) if lease.renewed(sent, ttl) => {}
-            Some(held) => {
+            Some(Renewal::Held) if lease.renewed(sent, ttl) => {}
+            Some(Renewal::Held) => renewer.forget(lease.token),
+            Some(Renewal::Lost(to)) => {
                 renewer.forget(lease.token);
-                if !held && lease.end() {
+                if lease.end_lost(to) {
                     meter.lost();
                 }
             }
@@ -201,13 +206,12 @@ async fn renew(renewer: Arc<Renewer>, mut due: Vec<(Arc<Lease>, Duration)>) {
 async fn in_replicas(
     renewer: &Renewer,
     due: &[(Arc<Lease>, Duration)],
-    held: &mut [Option<bool>],
+    held: &mut [Option<Renewal>],
     max_wait: Duration,
 ) {
-    let needs = |lease: &Lease, held: Option<bool>| held == Some(true) && lease.failover.replicas > 0;
-    let places: Vec<usize> = (0..due.len())
-        .filter(|at| due.get(*at).is_some_and(|(lease, _)| needs(lease, held.get(*at).copied().flatten())))
-        .collect();
+    let renewed = |at: &usize| matches!(held.get(*at), Some(Some(Renewal::Held)));
+    let needs = |at: &usize| due.get(*at).is_some_and(|(lease, _)| lease.failover.replicas > 0);
+    let places: Vec<usize> = (0..due.len()).filter(|at| needs(at) && renewed(at)).collect();
     let asked = places.iter().filter_map(|at| due.get(*at)).map(|(lease, _)| lease);
     let replicas = asked.clone().map(|lease| lease.failover.replicas).max().unwrap_or_default();
     let tickets: Vec<_> =
@@ -221,7 +225,7 @@ async fn in_replicas(
     let answer = answer.unwrap_or_else(|_| vec![None; places.len()]);
     for (at, enough) in places.into_iter().zip(answer) {
         if let (Some((lease, _)), Some(held)) = (due.get(at), held.get_mut(at)) {
-            *held = enough;
+            *held = enough.map(Renewal::of);
             if enough == Some(false) {
                 renewer.release(lease);
             }

@@ -16,7 +16,9 @@ use proptest::test_runner::{Config, TestRunner};
 
 use super::equivalence::real_store;
 use super::group::GroupStore;
-use super::lock::{Attempted, HeldBy, LockRequest, LockStore, LockToken, QueueStatus, QueueTiming, WhenHeld};
+use super::lock::{
+    Attempted, HeldBy, LockRequest, LockStore, LockToken, QueueStatus, QueueTiming, Renewal, WhenHeld,
+};
 use super::memory::{Bounds, MemoryStore};
 use super::permit::{PermitRequest, PermitStore, Taken, WhenTaken, token_of, weight};
 use crate::clock::Clock;
@@ -93,6 +95,8 @@ enum Answer {
     Flags(Vec<bool>),
     /// Whether it has the last fence, how long it is held, and how many wait.
     Holder(Option<(bool, Duration, u64)>),
+    /// Each held, or lost to a holder.
+    Renewals(Vec<Answer>),
 }
 
 fn steps() -> impl Strategy<Value = Step> {
@@ -212,6 +216,21 @@ impl MadeTokens {
             other => Answer::Attempted(other),
         }
     }
+
+    /// The holder of a lock, without what differs between the stores.
+    fn seen(&self, lock: u8, by: Option<HeldBy>) -> Answer {
+        assert!(by.as_ref().is_none_or(|by| by.process.ends_with(&std::process::id().to_string())));
+        let last = self.fences.get()[usize::from(lock)];
+        Answer::Holder(by.map(|by| (by.fence == last, hours(by.remaining), by.waiting)))
+    }
+
+    fn renewals(&self, locks: impl Iterator<Item = u8>, renewals: Vec<Option<Renewal>>) -> Answer {
+        let renewals = locks.zip(renewals.into_iter().flatten()).map(|(lock, renewal)| match renewal {
+            Renewal::Held => Answer::Flag(true),
+            Renewal::Lost(to) => self.seen(lock, to),
+        });
+        Answer::Renewals(renewals.collect())
+    }
 }
 
 /// A span of time, to the hour.
@@ -273,8 +292,8 @@ async fn take(
             Answer::Flag(store.give_up(&tokens.lock(*lock), tokens.current(*lock, *token), HOUR).await?)
         }
         Step::Extend(held) => {
-            let held: Vec<_> = held.iter().map(|ticket| (tokens.ticket(*ticket), 2 * HOUR)).collect();
-            Answer::Flags(store.extend(&held, HOUR).await?.into_iter().flatten().collect())
+            let asked: Vec<_> = held.iter().map(|ticket| (tokens.ticket(*ticket), 2 * HOUR)).collect();
+            tokens.renewals(held.iter().map(|(lock, _)| *lock), store.extend(&asked, HOUR).await?)
         }
         Step::Release(lock, token, unwaited) => {
             let (name, token) = (tokens.lock(*lock), tokens.current(*lock, *token));
@@ -283,13 +302,7 @@ async fn take(
                 false => store.release(&name, token).await?,
             })
         }
-        Step::Holder(lock) => {
-            let last = tokens.fences.get()[usize::from(*lock)];
-            let holder = store.holder(&tokens.lock(*lock)).await?;
-            let seen = |by: HeldBy| (by.fence == last, hours(by.remaining), by.waiting);
-            assert!(holder.as_ref().is_none_or(|by| by.process.ends_with(&std::process::id().to_string())));
-            Answer::Holder(holder.map(seen))
-        }
+        Step::Holder(lock) => tokens.seen(*lock, store.holder(&tokens.lock(*lock)).await?),
         Step::BreakIf(lock, current) => {
             let last = tokens.fences.get()[usize::from(*lock)];
             Answer::Flag(store.break_if(&tokens.lock(*lock), last + u64::from(!current)).await?)
@@ -347,7 +360,7 @@ async fn take(
             let ticket =
                 |token: &u8| LockToken { lock: semaphore.clone(), token: tokens.current(PERMITS, *token) };
             let held: Vec<_> = held.iter().map(|token| (ticket(token), 2 * HOUR)).collect();
-            Answer::Flags(store.renew_permits(&held, HOUR).await?.into_iter().flatten().collect())
+            tokens.renewals(std::iter::repeat(PERMITS), store.renew_permits(&held, HOUR).await?)
         }
         Step::TakeGroup(token, wanted, wait) => {
             let token = tokens.next(GROUP, *token);
@@ -369,18 +382,13 @@ async fn take(
         }
         Step::RenewGroups(held) => {
             let held: Vec<_> = held.iter().map(|token| (tokens.ticket((GROUP, *token)), 2 * HOUR)).collect();
-            Answer::Flags(store.renew_groups(&held, HOUR).await?.into_iter().flatten().collect())
+            tokens.renewals(std::iter::repeat(GROUP), store.renew_groups(&held, HOUR).await?)
         }
         Step::GiveGroup(token, up) => {
             let token = tokens.current(GROUP, *token);
             Answer::Flag(store.give_group(&group, token, up.then_some(HOUR)).await?)
         }
-        Step::GroupHolder(name) => {
-            let holder = store.group_holder(&group, &names(1 << name)).await?;
-            assert!(holder.as_ref().is_none_or(|by| by.process.ends_with(&std::process::id().to_string())));
-            let last = tokens.fences.get()[usize::from(GROUP)];
-            Answer::Holder(holder.map(|by| (by.fence == last, hours(by.remaining), by.waiting)))
-        }
+        Step::GroupHolder(name) => tokens.seen(GROUP, store.group_holder(&group, &names(1 << name)).await?),
         Step::Acknowledged(held) => {
             let held: Vec<LockToken> = held.iter().map(|ticket| tokens.ticket(*ticket)).collect();
             // Zero replicas are asked for: that there are some is another test.
@@ -440,8 +448,8 @@ fn heavy_waiter() -> Vec<Step> {
 fn both_stores_answer_the_same_to_every_history_of_locks() {
     let histories = std::env::var("LARDER_TEST_HISTORIES").ok().and_then(|n| n.parse().ok()).unwrap_or(4_000);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-    // Claims and heartbeats that last for hours: no time passes by itself.
-    let timing = QueueTiming { claim: 5 * HOUR, live: 5 * HOUR };
+    // Claims and heartbeats that last for long: no time passes by itself. A claim is shorter than a lease.
+    let timing = QueueTiming { claim: HOUR / 3, live: 5 * HOUR };
     let mut server = runtime.block_on(real_store());
     server.timing = timing;
     let mut memory =
@@ -560,4 +568,20 @@ async fn a_step_grants_64_permits_at_most_and_the_next_heartbeat_continues() {
     let name = format!("{SEMAPHORES}{{many}}");
     assert_eq!(grants_of_a_step(&memory, &name).await, [65, 101]);
     assert_eq!(grants_of_a_step(&server, &name).await, [65, 101]);
+}
+
+/// As [`both_stores_answer_the_same_to_every_history_of_locks`], with a loss that the embedded store does not know.
+#[tokio::test]
+async fn a_waiter_whose_queue_is_lost_while_it_has_a_claim_gets_a_fence_of_its_own() {
+    let (server, name) = (real_store().await, "~lock.2:{/lost}");
+    let Attempted::Granted { fence } = server.acquire(name, 1, HOUR, WhenHeld::Return).await.unwrap() else {
+        panic!("it is held")
+    };
+    server.acquire(name, 2, HOUR, WhenHeld::Enqueue).await.unwrap();
+    server.release(name, 1).await.unwrap();
+    server.end(&format!("{name}:line")).await;
+    match server.confirm(name, 2, HOUR).await.unwrap() {
+        Attempted::Granted { fence: next } => assert!(next > fence, "{next} after {fence}"),
+        other => panic!("{other:?}"),
+    }
 }

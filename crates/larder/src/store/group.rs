@@ -11,7 +11,7 @@
 use std::future::Future;
 use std::time::Duration;
 
-use super::lock::{Attempted, HeldBy, LockRequest, LockToken, WhenHeld};
+use super::lock::{Attempted, HeldBy, LockRequest, LockToken, Renewal, WhenHeld};
 use crate::error::Result;
 use crate::keyspace::GROUP;
 
@@ -53,7 +53,7 @@ store_operations! {
             &self,
             held: &[(LockToken, Duration)],
             max_wait: Duration,
-        ) -> Result<Vec<Option<bool>>>;
+        ) -> Result<Vec<Option<Renewal>>>;
 
         /// Frees what a token holds, or cancels an attempt, which may be remembered. Returns whether the token
         /// held its locks or had a claim on them.

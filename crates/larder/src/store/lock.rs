@@ -105,6 +105,21 @@ pub(crate) struct HeldBy {
     pub(crate) waiting: u64,
 }
 
+/// The reply to a renewal.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Renewal {
+    Held,
+    /// The token no longer holds. If it is a lock's, and the store knows who holds the lock now, that holder.
+    Lost(Option<HeldBy>),
+}
+
+impl Renewal {
+    /// A renewal of something that has no single holder.
+    pub(crate) fn of(held: bool) -> Self {
+        if held { Self::Held } else { Self::Lost(None) }
+    }
+}
+
 /// The longest name of a process that is stored.
 const LONGEST_PROCESS: usize = 64;
 
@@ -207,7 +222,7 @@ store_operations! {
             &self,
             held: &[(LockToken, Duration)],
             max_wait: Duration,
-        ) -> Result<Vec<Option<bool>>>;
+        ) -> Result<Vec<Option<Renewal>>>;
 
         /// Checks whether tokens still hold their locks or permits, and whether so many replicas have everything
         /// that was written to their servers before. In the order of `held`; `None` if that server did not answer

@@ -12,7 +12,7 @@
 use std::future::Future;
 use std::time::Duration;
 
-use super::lock::LockToken;
+use super::lock::{LockToken, Renewal};
 use crate::error::Result;
 use crate::keyspace::{RW_LOCK, SEMAPHORE};
 
@@ -129,7 +129,7 @@ store_operations! {
             &self,
             held: &[(LockToken, Duration)],
             max_wait: Duration,
-        ) -> Result<Vec<Option<bool>>>;
+        ) -> Result<Vec<Option<Renewal>>>;
 
         /// Cancels an attempt or gives its permits back, and returns whether they were still held. A cancelled
         /// attempt is remembered for `remembered`.

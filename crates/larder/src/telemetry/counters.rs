@@ -186,6 +186,7 @@ impl NearCount {
 #[cfg(test)]
 #[allow(clippy::unwrap_used, reason = "tests")]
 mod tests {
+    use std::collections::HashSet;
     use std::sync::Barrier;
     use std::thread;
 
@@ -193,23 +194,24 @@ mod tests {
 
     /// More threads at once than there are parts, then as many again, which take over their numbers.
     #[test]
-    fn every_near_hit_of_every_thread_is_counted() {
+    fn every_near_hit_of_every_thread_is_counted_in_a_part_of_its_own() {
         const THREADS: usize = 40;
         let count = NearCount::new("user");
         for round in 1..=2 {
             let together = Barrier::new(THREADS);
-            thread::scope(|scope| {
-                for _ in 0..THREADS {
-                    scope.spawn(|| {
-                        together.wait();
-                        for _ in 0..1000 {
-                            count.add_one();
-                        }
-                        together.wait();
-                    });
+            let hit = || {
+                together.wait();
+                for _ in 0..1000 {
+                    count.add_one();
                 }
+                together.wait();
+                NUMBER.with(|number| number.0)
+            };
+            let numbers: HashSet<usize> = thread::scope(|scope| {
+                let threads: Vec<_> = (0..THREADS).map(|_| scope.spawn(hit)).collect();
+                threads.into_iter().map(|thread| thread.join().unwrap()).collect()
             });
-            assert_eq!(count.get(), round * 40_000);
+            assert_eq!((numbers.len(), count.get()), (THREADS, round * 40_000));
         }
     }
 }

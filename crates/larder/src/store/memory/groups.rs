@@ -16,7 +16,7 @@ use crate::error::Result;
 use crate::store::admin::{HolderState, LockState, WaiterState};
 use crate::store::group::{GroupStore, MOST_LOOKED_AT};
 use crate::store::lock::{
-    Attempted, HeldBy, LockRequest, LockToken, QueueStatus, QueueTiming, WhenHeld, wake_name,
+    Attempted, HeldBy, LockRequest, LockToken, QueueStatus, QueueTiming, Renewal, WhenHeld, wake_name,
 };
 
 struct GroupHolder {
@@ -337,13 +337,17 @@ impl GroupStore for MemoryStore {
         Ok(answer)
     }
 
-    async fn renew_groups(&self, held: &[(LockToken, Duration)], _: Duration) -> Result<Vec<Option<bool>>> {
+    async fn renew_groups(
+        &self,
+        held: &[(LockToken, Duration)],
+        _: Duration,
+    ) -> Result<Vec<Option<Renewal>>> {
         let now = self.clock.now();
         let renew = |(LockToken { lock, token }, ttl): &(LockToken, Duration)| {
             let mut state = self.groups.0.of(lock);
             let held = state.groups.get_mut(lock).and_then(|group| group.held.get_mut(token));
             let held = held.filter(|held| held.end > now);
-            Some(held.map(|held| held.end = held.end.max(now.after(*ttl))).is_some())
+            Some(Renewal::of(held.map(|held| held.end = held.end.max(now.after(*ttl))).is_some()))
         };
         Ok(held.iter().map(renew).collect())
     }
@@ -432,6 +436,19 @@ mod tests {
         assert_eq!(store.confirm_group("g", 5, request).await.unwrap(), waits);
         store.give_group("g", 2, None).await.unwrap();
         assert!(matches!(store.confirm_group("g", 3, request).await.unwrap(), Attempted::Granted { .. }));
+    }
+
+    #[tokio::test]
+    async fn a_waiter_whose_process_is_long_dead_is_not_counted() {
+        let (store, micros) = store();
+        assert!(matches!(take(&store, 1, "a").await, Attempted::Granted { .. }));
+        let held = LockToken { lock: "g".to_owned(), token: 1 };
+        store.renew_groups(&[(held, 60 * SECOND)], SECOND).await.unwrap();
+        assert_eq!(take(&store, 2, "a").await, Attempted::Waiting { notified: true });
+        let waiting = async || store.group_holder("g", "a").await.unwrap().unwrap().waiting;
+        assert_eq!(waiting().await, 1);
+        micros.fetch_add(10_000_000, Ordering::AcqRel);
+        assert_eq!(waiting().await, 0);
     }
 
     /// A group with a holder, for which this many wait.

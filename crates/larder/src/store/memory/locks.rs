@@ -20,8 +20,8 @@ use crate::keyspace::ELECTION;
 use crate::store::admin::{HolderState, LockState, WaiterState};
 use crate::store::group::is_group;
 use crate::store::lock::{
-    Attempted, HeldBy, LockRequest, LockStore, LockToken, QueueStatus, QueueTiming, WhenHeld, process_suffix,
-    wake_name,
+    Attempted, HeldBy, LockRequest, LockStore, LockToken, QueueStatus, QueueTiming, Renewal, WhenHeld,
+    process_suffix, wake_name,
 };
 use crate::store::permit::is_semaphore;
 
@@ -84,6 +84,18 @@ struct MemoryLock {
 impl MemoryLock {
     fn holder(&self, now: Tick) -> Option<u64> {
         self.held.as_ref().filter(|held| held.deadline > now).map(|held| held.token)
+    }
+
+    /// Returns the holder for others to see. A lock that was handed over and not confirmed yet has none.
+    fn held_by(&self, now: Tick) -> Option<HeldBy> {
+        let held = self.held.as_ref().filter(|held| held.deadline > now)?;
+        Some(HeldBy {
+            token: held.token,
+            process: held.by.as_deref().unwrap_or_else(|| process_suffix()).trim_start().to_owned(),
+            fence: held.fence?,
+            remaining: held.deadline.since(now),
+            waiting: u64::try_from(self.queue.len()).unwrap_or(u64::MAX),
+        })
     }
 
     fn enqueue(&mut self, token: u64, now: Tick) {
@@ -445,31 +457,26 @@ impl LockStore for MemoryStore {
         Ok(held)
     }
 
-    async fn extend(&self, held: &[(LockToken, Duration)], _: Duration) -> Result<Vec<Option<bool>>> {
+    async fn extend(&self, held: &[(LockToken, Duration)], _: Duration) -> Result<Vec<Option<Renewal>>> {
         let now = self.clock.now();
         let extend = |(LockToken { lock, token }, ttl): &(LockToken, Duration)| {
             let mut state = self.locks.of(lock);
-            let held = state.locks.get_mut(lock).and_then(|known| known.held.as_mut());
-            let held = held.filter(|held| held.token == *token && held.deadline > now);
-            Some(held.map(|held| held.deadline = held.deadline.max(now.after(*ttl))).is_some())
+            let Some(known) = state.locks.get_mut(lock) else { return Renewal::Lost(None) };
+            match &mut known.held {
+                Some(held) if held.token == *token && held.deadline > now => {
+                    held.deadline = held.deadline.max(now.after(*ttl));
+                    Renewal::Held
+                }
+                _ => Renewal::Lost(known.held_by(now)),
+            }
         };
-        Ok(held.iter().map(extend).collect())
+        Ok(held.iter().map(extend).map(Some).collect())
     }
 
     async fn holder(&self, lock: &str) -> Result<Option<HeldBy>> {
         let now = self.clock.now();
         let state = self.locks.of(lock);
-        let Some(known) = state.locks.get(lock) else { return Ok(None) };
-        let held = known.held.as_ref().filter(|held| held.deadline > now);
-        Ok(held.and_then(|held| {
-            Some(HeldBy {
-                token: held.token,
-                process: held.by.as_deref().unwrap_or_else(|| process_suffix()).trim_start().to_owned(),
-                fence: held.fence?,
-                remaining: held.deadline.since(now),
-                waiting: u64::try_from(known.queue.len()).unwrap_or(u64::MAX),
-            })
-        }))
+        Ok(state.locks.get(lock).and_then(|known| known.held_by(now)))
     }
 
     async fn break_if(&self, lock: &str, fence: u64) -> Result<bool> {

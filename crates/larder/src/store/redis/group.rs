@@ -10,7 +10,7 @@ use super::{RedisStore, flag, millis, script, version_text};
 use crate::error::Result;
 use crate::store::group::GroupStore;
 use crate::store::lock::{
-    Attempted, HeldBy, LockRequest, LockToken, QueueTiming, WhenHeld, token_text, wake_name,
+    Attempted, HeldBy, LockRequest, LockToken, QueueTiming, Renewal, WhenHeld, token_text, wake_name,
 };
 
 impl GroupStore for RedisStore {
@@ -75,7 +75,7 @@ impl GroupStore for RedisStore {
         &self,
         held: &[(LockToken, Duration)],
         max_wait: Duration,
-    ) -> Result<Vec<Option<bool>>> {
+    ) -> Result<Vec<Option<Renewal>>> {
         let keys_of = |group: &str| {
             let [held, state, queue] = group_names(group);
             vec![held, state, queue, fence_name(group)]

@@ -28,8 +28,8 @@ use crate::error::{Error, Result};
 use crate::name::Name;
 use crate::store::group::is_group;
 use crate::store::lock::{
-    Attempted, HeldBy, LockRequest, LockStore, LockToken, QueueStatus, QueueTiming, WhenHeld, token_text,
-    wake_name,
+    Attempted, HeldBy, LockRequest, LockStore, LockToken, QueueStatus, QueueTiming, Renewal, WhenHeld,
+    token_text, wake_name,
 };
 use crate::store::permit::is_semaphore;
 use crate::store::read_version;
@@ -79,7 +79,7 @@ impl RedisStore {
         keys_of: impl Fn(&str) -> Vec<Name>,
         held: &[(LockToken, Duration)],
         max_wait: Duration,
-    ) -> Result<Vec<Option<bool>>> {
+    ) -> Result<Vec<Option<Renewal>>> {
         let names: Vec<&str> = held.iter().map(|(ticket, _)| ticket.lock.as_str()).collect();
         let groups = self.network.groups(&names);
         let parts: Vec<&[usize]> = groups.iter().flat_map(|group| group.places.chunks(MOST)).collect();
@@ -95,7 +95,7 @@ impl RedisStore {
                 let arguments: Vec<&[u8]> = arguments.iter().map(String::as_bytes).collect();
                 let name = keys.first().copied().unwrap_or_default();
                 let answer = self.network.run_script(name, script, &keys, &arguments, Replay::Safe).await?;
-                array(answer)?.iter().map(flag).collect::<Result<Vec<_>>>()
+                array(answer)?.iter().map(renewal).collect::<Result<Vec<_>>>()
             })
             .await
         }))
@@ -227,6 +227,13 @@ fn turn(answer: &Reply) -> Result<QueueStatus> {
     }
 }
 
+fn renewal(answer: &Reply) -> Result<Renewal> {
+    match answer {
+        Reply::Array(holder) => held_by(holder).map(Renewal::Lost),
+        other => flag(other).map(Renewal::of),
+    }
+}
+
 pub(super) fn array(answer: Reply) -> Result<Vec<Reply>> {
     match answer {
         Reply::Array(values) => Ok(values),
@@ -335,7 +342,11 @@ impl LockStore for RedisStore {
         flag(&self.network.run_in_order(lock, script, &names, &arguments, Replay::Safe).await?)
     }
 
-    async fn extend(&self, held: &[(LockToken, Duration)], max_wait: Duration) -> Result<Vec<Option<bool>>> {
+    async fn extend(
+        &self,
+        held: &[(LockToken, Duration)],
+        max_wait: Duration,
+    ) -> Result<Vec<Option<Renewal>>> {
         self.renew_by(&script::EXTEND, |lock| vec![Name::from(lock), fence_name(lock)], held, max_wait).await
     }
 

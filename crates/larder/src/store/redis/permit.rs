@@ -9,7 +9,7 @@ use super::script::Script;
 use super::wire::Reply;
 use super::{RedisStore, flag, millis, number, script, unexpected, version_text};
 use crate::error::Result;
-use crate::store::lock::{LockToken, QueueTiming, wake_name};
+use crate::store::lock::{LockToken, QueueTiming, Renewal, wake_name};
 use crate::store::permit::{PermitRequest, PermitStore, Taken, WhenTaken};
 
 impl RedisStore {
@@ -108,7 +108,7 @@ impl PermitStore for RedisStore {
         &self,
         held: &[(LockToken, Duration)],
         max_wait: Duration,
-    ) -> Result<Vec<Option<bool>>> {
+    ) -> Result<Vec<Option<Renewal>>> {
         let keys_of = |semaphore: &str| {
             let [held, number, ..] = semaphore_names(semaphore);
             vec![held, number]

@@ -207,12 +207,41 @@ mod tests {
     use super::*;
     use crate::store::equivalence::real_store;
 
+    fn unused(store: &RedisStore) -> usize {
+        lock(&store.replicas.idle).unused.len()
+    }
+
+    async fn all_closed(store: &RedisStore) {
+        for _ in 0..1000 {
+            if unused(store) == 0 {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        panic!("{} are open", unused(store));
+    }
+
+    #[tokio::test]
+    async fn unused_connections_are_closed_though_the_runtime_of_the_last_sweeper_has_ended() {
+        let mut store = real_store().await;
+        store.replicas.idle_for = Duration::from_millis(20);
+        let borrowed = store.replicas.borrow().await.unwrap();
+        let other = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        {
+            let _other = other.enter();
+            store.replicas.give_back(borrowed);
+        }
+        other.shutdown_background();
+        let borrowed = store.replicas.borrow().await.unwrap();
+        store.replicas.give_back(borrowed);
+        all_closed(&store).await;
+    }
+
     #[tokio::test]
     async fn calls_share_connections_one_after_the_other_and_unused_ones_are_closed() {
         let mut store = real_store().await;
         store.replicas.idle_for = Duration::from_millis(20);
         let ticket = LockToken { lock: "~lock.2:{/replicas}".to_owned(), token: 7 };
-        let unused = |store: &RedisStore| lock(&store.replicas.idle).unused.len();
         let ask =
             async || store.acknowledged_by(std::slice::from_ref(&ticket), 0, Duration::from_secs(5)).await;
         for _ in 0..3 {
@@ -222,13 +251,7 @@ mod tests {
         }
         let both = [store.replicas.borrow().await.unwrap(), store.replicas.borrow().await.unwrap()];
         both.into_iter().for_each(|one| store.replicas.give_back(one));
-        for _ in 0..1000 {
-            if unused(&store) == 0 {
-                break;
-            }
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
-        assert_eq!(unused(&store), 0);
+        all_closed(&store).await;
         // The next call opens a new connection.
         assert_eq!(ask().await.unwrap(), [Some(false)]);
         store.close();

@@ -40,13 +40,14 @@ macro_rules! script {
 }
 
 /// The files that others include.
-static PARTS: [File; 8] = [
+static PARTS: [File; 9] = [
     file!("group/queue.lua"),
     file!("limit/charge.lua"),
     file!("limit/charge_any.lua"),
     file!("limit/limit.lua"),
     file!("limit/read.lua"),
     file!("lock/fence.lua"),
+    file!("lock/held_by.lua"),
     file!("lock/queue.lua"),
     file!("semaphore/queue.lua"),
 ];

@@ -131,7 +131,7 @@ async fn a_confirmation_that_comes_once_more_does_not_shorten_what_was_extended(
     store.release("job", 1).await.unwrap();
     fence(store.confirm("job", 2, SECOND).await.unwrap());
     let ticket = tickets(&[2]).remove(0);
-    assert_eq!(store.extend(&[(ticket, 10 * SECOND)], SECOND).await.unwrap(), [Some(true)]);
+    assert_eq!(store.extend(&[(ticket, 10 * SECOND)], SECOND).await.unwrap(), [Some(Renewal::Held)]);
     fence(store.confirm("job", 2, SECOND).await.unwrap());
     pass(&micros, 9 * SECOND);
     assert_eq!(store.acquire("job", 3, SECOND, WhenHeld::Return).await.unwrap(), Attempted::Held);

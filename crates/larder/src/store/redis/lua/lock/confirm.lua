@@ -32,13 +32,15 @@ if redis.call('ZREM', KEYS[3], ARGV[1]) == 1 then
 else
   -- A repeated or late request. It does not shorten the time of the lock, which the holder may have extended
   -- since, and does not change the fence, which the holder may know already.
-  if redis.call('PTTL', KEYS[1]) < tonumber(ARGV[2]) then
+  local left = redis.call('PTTL', KEYS[1])
+  if left < tonumber(ARGV[2]) then
     redis.call('PEXPIRE', KEYS[1], ARGV[2])
     redis.call('PEXPIRE', KEYS[2], ARGV[3])
   end
-  -- Another process in the record means that the queue was lost before this attempt confirmed.
+  -- If the queue was lost before this attempt confirmed, the record is that of the holder before: of another process,
+  -- or the lock is held for no longer than a handover lasts. A repeated request that comes so late has a new fence.
   local last = redis.call('GET', KEYS[2])
-  if last and string.sub(last, 17) == ARGV[6] then
+  if left > tonumber(ARGV[4]) and last and string.sub(last, 17) == ARGV[6] then
     return tonumber(string.sub(last, 1, 16))
   end
 end
