@@ -2,11 +2,14 @@
 
 use std::fs;
 
-use crate::run::{Failure, cargo, describe, root};
+use crate::run::{Failure, cargo, describe, finish, root};
 
-/// The crates that users depend on, and files that each must contain in addition to [`EVERYWHERE`].
-const CRATES: [(&str, &[&str]); 2] =
-    [("larder", &["docs/index.md", "src/guide/links.md"]), ("larder-testkit", &["src/server.rs"])];
+/// The crates for publication, and files that each must contain in addition to [`EVERYWHERE`].
+const CRATES: [(&str, &[&str]); 3] = [
+    ("larder", &["docs/index.md", "src/guide/links.md"]),
+    ("larder-macros", &[]),
+    ("larder-testkit", &["src/server.rs"]),
+];
 const EVERYWHERE: [&str; 5] = ["Cargo.toml", "LICENSE-APACHE", "LICENSE-MIT", "README.md", "src/lib.rs"];
 /// The pages of the guide, all of which belong to larder.
 const PAGES: &str = "docs";
@@ -21,7 +24,10 @@ pub(crate) fn run() -> Result<(), Failure> {
             return Err(Failure::new(format!("the package of {name} lacks {}", missing.join(", "))));
         }
     }
-    Ok(())
+    // All in one command: cargo then takes the package of larder-macros that it has just made for larder's dependency,
+    // as if that were in the registry.
+    let names = CRATES.iter().flat_map(|(name, _)| ["-p", name]);
+    finish(cargo(&["package", "--no-verify", "--allow-dirty", "--offline", "--quiet"]).args(names))
 }
 
 /// Returns the files of a package. `cargo package --list` reads and checks the manifest as a publication does.

@@ -48,7 +48,7 @@ pub(super) const MUTANTS: &[Mutant] = &[
     ),
     mutant(
         "a dial that failed is repeated without a pause",
-        &[within(DIALLING, ".with_max_delay(", ["LONGEST_DELAY", "FIRST_DELAY"], ")")],
+        &[within(DIALLING, "Backoff::new(FIRST_DELAY, ", ["LONGEST_DELAY", "FIRST_DELAY"], ")")],
         &[unit(
             "store::redis::supervisor::dialling::tests::pauses_between_dials_grow_to_two_seconds_and_differ_from_link_to_link",
         )],

@@ -1,6 +1,5 @@
 //! Other quotas for some keys: by a closure in the limiter, or by a handle.
 
-#[cfg(feature = "tower")]
 use super::quota::{Quota, Quotas};
 use super::{Plan, RateLimiter};
 use crate::error::Result;
