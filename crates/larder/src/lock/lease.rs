@@ -65,7 +65,7 @@ pub(super) struct Lease {
     pub(super) waited: bool,
     ends: Mutex<LeaseTimes>,
     /// The holder after this one, if the server has named it.
-    lost_to: OnceLock<Holder>,
+    lost_to: OnceLock<Box<Holder>>,
     /// Wakes those that wait for the loss.
     ended: Notify,
 }
@@ -188,7 +188,7 @@ impl Lease {
     pub(super) fn end_lost(&self, to: Option<HeldBy>) -> bool {
         if let Some(to) = to {
             // Before `end`, which wakes the tasks that report the loss.
-            let _ = self.lost_to.set(Holder::of(to));
+            let _ = self.lost_to.set(Box::new(Holder::of(to)));
         }
         self.end()
     }
