@@ -142,7 +142,8 @@ impl<R> RateLimitLayer<R> {
     /// Computes the final cost of a request from its response and its charge. The difference is given back, or
     /// charged as [debt](crate::limit::Reservation::settle_with_debt), in one more round trip before the response
     /// is sent. The keys of [several limits](Self::and) are settled at the same time, each by itself: if the request
-    /// about one fails, that one keeps its charge. The charge of a request that is dropped, or whose service fails, stays.
+    /// about one fails, that one keeps its charge. The charge of a request that is dropped, or whose service fails,
+    /// stays.
     #[must_use]
     pub fn settle(self, cost: impl Fn(&ResponseHead<'_>, u64) -> u64 + Send + Sync + 'static) -> Self {
         self.with(|options| options.settle = Some(Arc::new(cost)))

@@ -53,8 +53,8 @@ pub(super) fn questions(name: &str) -> [Request; 4] {
     ]
 }
 
-/// Reads the answers to the [`questions`]. Costs one round trip if `HELLO` is refused, otherwise none. A refused command
-/// leaves its field unknown; an error means that the connection is lost.
+/// Reads the answers to the [`questions`]. Costs one round trip if `HELLO` is refused, otherwise none. A refused
+/// command leaves its field unknown; an error means that the connection is lost.
 pub(super) async fn identify(
     connection: &Connection,
     greeted: Greeted,

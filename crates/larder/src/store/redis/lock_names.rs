@@ -48,8 +48,8 @@ pub(super) fn digits(span: Duration) -> ArrayString<20> {
     ArrayString::from(text).unwrap_or_default()
 }
 
-/// A queue's timing as one argument of a script, written once: for an attempt that waits, for one that does not, and for
-/// a release.
+/// A queue's timing as one argument of a script, written once: for an attempt that waits, for one that does not, and
+/// for a release.
 pub(super) struct TimingArgument {
     pub(super) enqueue: String,
     pub(super) refuse: String,

@@ -66,8 +66,8 @@ impl ServerTime {
         Self { clock, offset: AtomicU64::new(0), fastest: Mutex::new(None) }
     }
 
-    /// Sends requests, and asks for the server's time after them, in one round trip. Returns one reply for each request,
-    /// which may be an error.
+    /// Sends requests, and asks for the server's time after them, in one round trip. Returns one reply for each
+    /// request, which may be an error.
     pub(super) async fn ask(
         &self,
         connection: &Connection,

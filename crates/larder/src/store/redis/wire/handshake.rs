@@ -3,8 +3,8 @@
 //! The login takes one round trip. It sends `HELLO 3` with the credentials, `SELECT`, the library's name and version
 //! (`CLIENT SETINFO`, whose refusal is ignored), and the caller's first questions. If the ACL forbids `HELLO`, as it
 //! can on Redis 6, `AUTH` and `HELLO` without credentials are tried one after the other, and the questions are asked
-//! again. If `HELLO` is refused again, the connection stays in RESP2. RESP2 has no pushes, so nothing is tracked on such
-//! a connection. A server that does not know `HELLO` is too old for larder: the login fails.
+//! again. If `HELLO` is refused again, the connection stays in RESP2. RESP2 has no pushes, so nothing is tracked on
+//! such a connection. A server that does not know `HELLO` is too old for larder: the login fails.
 
 use super::connection::Connection;
 use super::error::{ServerError, WireError};

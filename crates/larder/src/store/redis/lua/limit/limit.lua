@@ -1,7 +1,7 @@
 -- The part that charge, refund and override share: how a record is read, converted and written.
 -- store/memory/limits/mod.rs explains the rule. What includes this file has `ask`, `clock` and `record` as read.lua has
--- them. `record` is then without what is in front of it (nil if nothing is left), and `now` is the clock, or the record's
--- own time if that is later.
+-- them. `record` is then without what is in front of it (nil if nothing is left), and `now` is the clock, or the
+-- record's own time if that is later.
 --
 -- A record is, with all numbers big-endian:
 --   - the number of its tracks (1), the time of its latest charge (7) and the time of its first charge (7);
