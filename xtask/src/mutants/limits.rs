@@ -63,6 +63,7 @@ const OTHER_COSTS: Test =
 const IN_FLIGHT_REFUSED: Test =
     axum("a_refusal_of_a_request_in_flight_is_reported_and_its_retry_after_is_spread");
 
+const RANDOM: &str = "crates/larder/src/random.rs";
 const LIMITER: &str = "crates/larder/src/limit/mod.rs";
 const REQUEST: &str = "crates/larder/src/limit/request.rs";
 const QUEUE: &str = "crates/larder/src/limit/wait_queue.rs";
@@ -344,8 +345,8 @@ pub(super) const MUTANTS: &[Mutant] = &[
     ),
     mutant(
         "clients are told to come back in any number of years",
-        &[switched(TIERS, "most.min(DAY)", "most")],
-        &[unit("limit::tiers::tests::a_random_time_has_a_bound")],
+        &[switched(RANDOM, "most.min(DAY)", "most")],
+        &[unit("random::tests::a_random_part_of_a_span_has_a_bound")],
     ),
     mutant(
         "several keys are settled one after the other",

@@ -1,5 +1,6 @@
 //! Counts: kept here always, and reported to the `metrics` facade with the feature `metrics`.
 
+use std::collections::BTreeSet;
 #[cfg(feature = "metrics")]
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
@@ -136,13 +137,14 @@ struct CounterShard(AtomicU64);
 /// The number of a thread, which no other thread has at the same time.
 struct ThreadNumber(usize);
 
-/// The numbers of threads that have ended, and the smallest number that was never given.
-static NUMBERS: Mutex<(Vec<usize>, usize)> = Mutex::new((Vec::new(), 0));
+/// The numbers of threads that have ended, and the smallest number that was never given. The smallest free number is
+/// given first, so that threads which run for long get a part of their own though many others ended before.
+static NUMBERS: Mutex<(BTreeSet<usize>, usize)> = Mutex::new((BTreeSet::new(), 0));
 
 thread_local! {
     static NUMBER: ThreadNumber = {
         let mut numbers = NUMBERS.lock().unwrap_or_else(PoisonError::into_inner);
-        ThreadNumber(numbers.0.pop().unwrap_or_else(|| {
+        ThreadNumber(numbers.0.pop_first().unwrap_or_else(|| {
             numbers.1 += 1;
             numbers.1 - 1
         }))
@@ -151,7 +153,7 @@ thread_local! {
 
 impl Drop for ThreadNumber {
     fn drop(&mut self) {
-        NUMBERS.lock().unwrap_or_else(PoisonError::into_inner).0.push(self.0);
+        NUMBERS.lock().unwrap_or_else(PoisonError::into_inner).0.insert(self.0);
     }
 }
 

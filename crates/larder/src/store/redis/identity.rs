@@ -1,9 +1,11 @@
 //! What a server reports about itself when a connection opens: its role, its run id, its version, and whether it
 //! evicts.
 //!
-//! The `HELLO` of the login reports role and version, and needs no permission since Redis 6.2. If it is refused, `ROLE`
-//! is asked. If that is refused, too, the role stays unknown, and the server is treated as a master. The run id comes
-//! from `INFO`, and stays unknown if that is refused. These questions are part of the login's round trip.
+//! The `HELLO` of the login reports the version. Redis 6.0 checks it against the rights of the default user, so the role
+//! comes from a second `HELLO`, which the connection's own user must be allowed, as heartbeats ask for it again. It needs
+//! no permission since Redis 6.2. If it is refused, `ROLE` is asked. If that is refused, too, the role stays unknown, and
+//! the server is treated as a master. The run id comes from `INFO`, and stays unknown if that is refused. These questions
+//! are part of the login's round trip.
 
 use super::delete_if::DeleteIf;
 use super::time::TimeAnswer;
@@ -44,10 +46,11 @@ impl Identity {
 }
 
 /// Returns the questions of a login: they name the connection, and ask for the server's time and identity.
-pub(super) fn questions(name: &str) -> [Request; 4] {
+pub(super) fn questions(name: &str) -> [Request; 5] {
     [
         Request::new("CLIENT").arg("SETNAME").arg(name),
         Request::new("TIME"),
+        AskRole::Hello.command(),
         Request::new("INFO").arg("server"),
         Request::new("INFO").arg("memory"),
     ]
@@ -63,9 +66,10 @@ pub(super) async fn identify(
     let hello = hello.unwrap_or(Reply::Nil);
     let mut answers = answers.into_iter().skip(1);
     let time = TimeAnswer { sent, received, reply: answers.next().unwrap_or(Reply::Nil) };
+    let role = answers.next().and_then(|answer| AskRole::Hello.read(&answer));
     let (server, memory) = (answers.next().and_then(text), answers.next().and_then(text));
     let mut identity = Identity {
-        role: AskRole::Hello.read(&hello),
+        role,
         ask_role: AskRole::Hello,
         run_id: server.as_deref().and_then(|info| field(info, "run_id")).map(str::to_owned),
         major: hello_field(&hello, "version").and_then(|version| version.split('.').next()?.parse().ok()),

@@ -2,7 +2,7 @@
 //! and TLS take.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicU8, Ordering};
 
 use super::error::translate;
 use super::full;
@@ -38,21 +38,37 @@ pub(super) async fn open_and_identify(address: &Address, login: &Login, events: 
     Ok(Dialled { connection, resp3, address: address.clone(), identity, time, credentials })
 }
 
+/// The states of the gate that holds back the events of a connection until it is used.
+const CLOSED: u8 = 0;
+const OPEN: u8 = 1;
+const ENDED: u8 = 2;
+
 /// Opens a connection to a server that Sentinel named. Fails if the server is not a master.
 pub(super) async fn open_master(address: &Address, login: &Login, events: Events) -> Result<Dialled> {
     // A candidate that is passed over must not report its end: the listener would take it for the end of the
     // connection in use. No invalidation is lost before the gate opens, because tracking is switched on later.
-    let used = Arc::new(AtomicBool::new(false));
-    let gate = used.clone();
-    let gated = move |event: &Event<'_>| {
-        if gate.load(Ordering::Acquire) {
-            events(event);
+    let gate = Arc::new(AtomicU8::new(CLOSED));
+    let gated = {
+        let gate = gate.clone();
+        move |event: &Event<'_>| {
+            // The end of the connection, or the opening of the gate: whichever is first is seen by the other.
+            let opened = match event {
+                Event::Ended { .. } => {
+                    gate.compare_exchange(CLOSED, ENDED, Ordering::AcqRel, Ordering::Acquire)
+                }
+                Event::Push(_) => Err(gate.load(Ordering::Acquire)),
+            };
+            if opened == Err(OPEN) {
+                events(event);
+            }
         }
     };
     let dialled = open_and_identify(address, login, Arc::new(gated)).await?;
     check_master(&dialled)?;
-    used.store(true, Ordering::Release);
-    Ok(dialled)
+    match gate.compare_exchange(CLOSED, OPEN, Ordering::AcqRel, Ordering::Acquire) {
+        Ok(_) => Ok(dialled),
+        Err(_) => Err(Error::new(ErrorKind::Disconnected, format!("the connection to {address} broke"))),
+    }
 }
 
 /// Fails unless the server is a master. During a failover a sentinel may still name the old master, or a replica that
