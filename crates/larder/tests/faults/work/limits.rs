@@ -45,15 +45,16 @@ async fn ask(scene: Arc<Scene>, number: usize, mut rng: StdRng) {
     }
 }
 
-/// R2: of ten permits, six are taken, six are refused, and four are still there. The key is new each time, and of calls
-/// that fail nothing is known.
+/// R2: of ten permits, six are taken, six are refused, and four are still there. The key was not used within the window,
+/// and of calls that fail nothing is known. Keys come again after some minutes, so that a limiter's table of known keys
+/// does not fill for as long as the run lasts.
 async fn refuse(scene: Arc<Scene>, mut rng: StdRng) {
     let limiter = scene.larder.rate_limiter("refused", Quota::per_minute(10)).unwrap();
     for trial in 0_u64.. {
         if !scene.goes_on() {
             return;
         }
-        let key = (u64::from(scene.process), trial);
+        let key = (u64::from(scene.process), trial % 4096);
         let start = scene.now();
         let (first, second) = (limiter.check_n(key, 6).await, limiter.check_n(key, 6).await);
         let third = limiter.check_n(key, 4).await;
@@ -73,7 +74,7 @@ async fn come_again(scene: Arc<Scene>, mut rng: StdRng) {
         let limit = if trial.is_multiple_of(2) { 3 } else { 25 };
         let name = if limit == 3 { "again-exact" } else { "again-buckets" };
         let limiter = scene.larder.rate_limiter(name, Quota::new(limit, window)).unwrap();
-        let key = (u64::from(scene.process), trial);
+        let key = (u64::from(scene.process), trial % 512);
         let start = scene.now();
         let mut refused = None;
         for _ in 0..=limit {
