@@ -218,12 +218,24 @@ pub(super) const MUTANTS: &[Mutant] = &[
     mutant(
         "what is charged to a converted bucket counts from its beginning, in both stores",
         &[
+            rebuilt(TRACK, "((index + 1) * width - 1, *count)", "(index * width, *count)"),
+            rebuilt(LIMIT_LUA, "{ (index + 1) * width - 1, count }", "{ index * width, count }"),
+        ],
+        &[CONVERSION],
+    ),
+    mutant(
+        "what is charged ahead in the latest bucket counts from the latest charge, in both stores",
+        &[
             rebuilt(
                 TRACK,
-                "if index == current { latest } else { (index + 1) * width - 1 }",
-                "index * width",
+                "((index + 1) * width - 1, *count)",
+                "(if *index == latest / width { latest } else { (index + 1) * width - 1 }, *count)",
             ),
-            rebuilt(LIMIT_LUA, "index == current and latest or (index + 1) * width - 1", "index * width"),
+            rebuilt(
+                LIMIT_LUA,
+                "{ (index + 1) * width - 1, count }",
+                "{ index == current and latest or (index + 1) * width - 1, count }",
+            ),
         ],
         &[CONVERSION],
     ),

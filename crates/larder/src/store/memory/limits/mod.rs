@@ -208,9 +208,15 @@ fn fits_at(kept: Option<&LimitRecord>, terms: &[QuotaSpec], wanted: u64, now: u6
             Some((_, Track::Gcra { interval, arrival })) => {
                 arrival.saturating_sub((term.limit - wanted) * interval)
             }
-            Some((kept, source)) if term.rule == Rule::Gcra => {
+            // By the events, not by the buckets: a bucket ahead is as near as a record reaches, and would move with
+            // `now`.
+            Some((kept, source)) if term.rule != Rule::Log => {
+                let end = |time: u64| match term.rule {
+                    Rule::Buckets => (time / term.width + BUCKETS + 1) * term.width,
+                    _ => time + term.window(),
+                };
                 let ends = source.events(kept.latest, now).into_iter();
-                let ends = ends.map(|(time, count)| (time + term.window(), count));
+                let ends = ends.map(|(time, count)| (end(time), count));
                 let live: Vec<(u64, u64)> = ends.filter(|(end, _)| *end > now).collect();
                 let mut left: u64 = live.iter().map(|(_, count)| count).sum();
                 let leaves = live.into_iter().find(|(_, count)| {

@@ -158,13 +158,13 @@ impl Track {
         }
     }
 
-    /// Returns what was counted, each count at the latest time at which the charge can have been.
+    /// Returns what was counted, each count at the latest time at which the charge can count. That of the current
+    /// bucket is its end, too: a batch is charged ahead of the latest charge.
     pub(super) fn events(&self, latest: u64, now: u64) -> Vec<(u64, u64)> {
         match self {
             Self::Buckets { width, counts, .. } => {
-                let (current, oldest) = (latest / width, (latest / width).saturating_sub(BUCKETS));
-                let at = |index: u64| if index == current { latest } else { (index + 1) * width - 1 };
-                counts.range(oldest..).map(|(index, count)| (at(*index), *count)).collect()
+                let oldest = (latest / width).saturating_sub(BUCKETS);
+                counts.range(oldest..).map(|(index, count)| ((index + 1) * width - 1, *count)).collect()
             }
             Self::Log { times, .. } => times.iter().map(|time| (*time, 1)).collect(),
             Self::Gcra { interval, arrival } => {

@@ -113,19 +113,22 @@ local function fits_at(terms, tracks, most)
   local last = 0
   for place, term in ipairs(terms) do
     local track, wanted = tracks[place], math.min(most, term.limit)
-    local source, span = track.source, term.limit * term.width
+    local source, width = track.source, term.width
     if total_of(track) + wanted > term.limit then
       local free = now
       if source and source.arrival then
         free = source.arrival - (term.limit - wanted) * source.width
-      elseif source and term.kind == 3 then
+      elseif source and term.kind <= 3 then
+        -- By the events, not by the buckets: a bucket ahead is as near as the body reaches, and would move with `now`.
         local left, events = 0, events_of(source)
         for _, event in ipairs(events) do
-          left = left + (event[1] + span > now and event[2] or 0)
+          event[1] = term.kind == 3 and event[1] + term.limit * width
+            or (math.floor(event[1] / width) + BUCKETS + 1) * width
+          left = left + (event[1] > now and event[2] or 0)
         end
         for _, event in ipairs(events) do
-          if event[1] + span > now and left + wanted > term.limit then
-            left, free = left - event[2], event[1] + span
+          if event[1] > now and left + wanted > term.limit then
+            left, free = left - event[2], event[1]
           end
         end
       else

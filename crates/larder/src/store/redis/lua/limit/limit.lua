@@ -158,7 +158,7 @@ local function tracks_of()
 end
 
 -- For a conversion: what a track counts, as pairs of a time and a count. Each time is the latest at which the
--- charge can have been.
+-- charge can count. That of the current bucket is its end, too: a batch is charged ahead of the latest charge.
 local function events_of(track)
   local events, width = {}, track.width
   if track.counts then
@@ -166,7 +166,7 @@ local function events_of(track)
     for place, count in ipairs(track.counts) do
       local index = track.first + place - 1
       if count > 0 and index >= current - BUCKETS then
-        events[#events + 1] = { index == current and latest or (index + 1) * width - 1, count }
+        events[#events + 1] = { (index + 1) * width - 1, count }
       end
     end
     return events
