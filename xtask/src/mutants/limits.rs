@@ -218,24 +218,16 @@ pub(super) const MUTANTS: &[Mutant] = &[
     mutant(
         "what is charged to a converted bucket counts from its beginning, in both stores",
         &[
-            rebuilt(TRACK, "((index + 1) * width - 1, *count)", "(index * width, *count)"),
-            rebuilt(LIMIT_LUA, "{ (index + 1) * width - 1, count }", "{ index * width, count }"),
+            rebuilt(TRACK, "let last = (index + 1) * width - 1;", "let last = index * width;"),
+            rebuilt(LIMIT_LUA, "local last = (index + 1) * width - 1", "local last = index * width"),
         ],
         &[CONVERSION],
     ),
     mutant(
         "what is charged ahead in the latest bucket counts from the latest charge, in both stores",
         &[
-            rebuilt(
-                TRACK,
-                "((index + 1) * width - 1, *count)",
-                "(if *index == latest / width { latest } else { (index + 1) * width - 1 }, *count)",
-            ),
-            rebuilt(
-                LIMIT_LUA,
-                "{ (index + 1) * width - 1, count }",
-                "{ index == current and latest or (index + 1) * width - 1, count }",
-            ),
+            rebuilt(TRACK, "last.min(latest.saturating_add(window))", "last.min(latest)"),
+            rebuilt(LIMIT_LUA, "math.min(last, latest + window)", "math.min(last, latest)"),
         ],
         &[CONVERSION],
     ),

@@ -215,7 +215,7 @@ fn fits_at(kept: Option<&LimitRecord>, terms: &[QuotaSpec], wanted: u64, now: u6
                     Rule::Buckets => (time / term.width + BUCKETS + 1) * term.width,
                     _ => time + term.window(),
                 };
-                let ends = source.events(kept.latest, now).into_iter();
+                let ends = source.events(term.window(), kept.latest, now).into_iter();
                 let ends = ends.map(|(time, count)| (end(time), count));
                 let live: Vec<(u64, u64)> = ends.filter(|(end, _)| *end > now).collect();
                 let mut left: u64 = live.iter().map(|(_, count)| count).sum();

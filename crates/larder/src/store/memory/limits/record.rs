@@ -45,7 +45,7 @@ impl LimitRecord {
                 (track.clone(), false)
             }
             source => {
-                let events = source.map(|track| track.events(latest, now)).unwrap_or_default();
+                let events = source.map(|track| track.events(term.window(), latest, now)).unwrap_or_default();
                 Track::from_events(*term, &events, now)
             }
         };

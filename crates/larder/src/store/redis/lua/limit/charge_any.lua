@@ -120,9 +120,10 @@ local function fits_at(terms, tracks, most)
         free = source.arrival - (term.limit - wanted) * source.width
       elseif source and term.kind <= 3 then
         -- By the events, not by the buckets: a bucket ahead is as near as the body reaches, and would move with `now`.
-        local left, events = 0, events_of(source)
+        local window = width * (term.kind == 3 and term.limit or BUCKETS)
+        local left, events = 0, events_of(source, window)
         for _, event in ipairs(events) do
-          event[1] = term.kind == 3 and event[1] + term.limit * width
+          event[1] = term.kind == 3 and event[1] + window
             or (math.floor(event[1] / width) + BUCKETS + 1) * width
           left = left + (event[1] > now and event[2] or 0)
         end

@@ -158,15 +158,17 @@ local function tracks_of()
 end
 
 -- For a conversion: what a track counts, as pairs of a time and a count. Each time is the latest at which the
--- charge can count. That of the current bucket is its end, too: a batch is charged ahead of the latest charge.
-local function events_of(track)
+-- charge can count. In the current bucket that is after the latest charge: a batch is charged ahead, here as far as
+-- the new window is long.
+local function events_of(track, window)
   local events, width = {}, track.width
   if track.counts then
     local current = math.floor(latest / width)
     for place, count in ipairs(track.counts) do
       local index = track.first + place - 1
+      local last = (index + 1) * width - 1
       if count > 0 and index >= current - BUCKETS then
-        events[#events + 1] = { (index + 1) * width - 1, count }
+        events[#events + 1] = { index == current and math.min(last, latest + window) or last, count }
       end
     end
     return events
@@ -282,7 +284,7 @@ local function tracks_for(terms)
         source, reach = track, back
       end
     end
-    local events = source and events_of(source) or {}
+    local events = source and events_of(source, window) or {}
     if term.kind <= 1 then
       tracks[place] = buckets_from(term, events)
     elseif source and counts_by(source, term) then
