@@ -77,6 +77,7 @@ const REFUNDS: &str = "crates/larder/src/limit/refund.rs";
 const TIERS: &str = "crates/larder/src/limit/tiers.rs";
 const TOGETHER_RS: &str = "crates/larder/src/limit/together.rs";
 const RECORDS: &str = "crates/larder/src/store/memory/limits/records.rs";
+const RECORD: &str = "crates/larder/src/store/memory/limits/record.rs";
 const TRACK: &str = "crates/larder/src/store/memory/limits/track.rs";
 const CHARGE: &str = "crates/larder/src/store/redis/lua/limit/charge.lua";
 const CHARGE_ANY: &str = "crates/larder/src/store/redis/lua/limit/charge_any.lua";
@@ -606,6 +607,16 @@ pub(super) const MUTANTS: &[Mutant] = &[
             rebuilt(REFUND, "tracks_for(terms_from(19))", "tracks_for(terms_at(19))"),
         ],
         &[test("limits_overrides", "what_was_charged_before_an_override_is_given_back_under_it")],
+    ),
+    mutant(
+        "a converted record is still the one that was charged, in both stores",
+        &[
+            rebuilt(RECORD, "now.max(old.created_at + 1)", "old.created_at"),
+            rebuilt(CHARGE_ANY, "created_at = math.max(now, created_at + 1)", "created_at = created_at + 0"),
+        ],
+        &[unit(
+            "store::equivalence_limits::oracle::conversion::a_refund_takes_nothing_from_other_callers_after_a_conversion",
+        )],
     ),
     mutant(
         "a failed reset forgets the batch",

@@ -5,6 +5,7 @@ use std::time::Duration;
 use proptest::prelude::*;
 use proptest::test_runner::TestRunner;
 
+use super::super::both::Both;
 use super::super::{Stores, histories};
 use crate::store::limit::{Charge, ChargeMode, QuotaSpec, Rule};
 
@@ -74,4 +75,40 @@ fn after_a_change_to_shorter_windows_none_holds_more_than_its_limit() {
             Ok(())
         })
         .unwrap_or_else(|failure| panic!("{failure}"));
+}
+
+/// A refund finds what was charged by the windows that counted it. After a conversion the counts of that time are
+/// other callers', too, so nothing is given back. An override that nothing was charged by has converted nothing.
+#[test]
+fn a_refund_takes_nothing_from_other_callers_after_a_conversion() {
+    let stores = Stores::default();
+    let own = [QuotaSpec { rule: Rule::Buckets, limit: 100, width: 16_667 }];
+    let hour = [QuotaSpec { rule: Rule::Buckets, limit: 1000, width: 60_000_000 }];
+    for by_override in [false, true] {
+        let mut both = stores.history();
+        let charge = |both: &mut Both<'_>, terms, cost| {
+            let ask = Charge { terms, take: ChargeMode::All, cost, charge_at: 0, max_wait: 0, penalty: None };
+            let (expected, found) = both.charge(ask);
+            assert_eq!(expected, found);
+            assert_eq!(found.granted, cost);
+            found.stamp
+        };
+        let first = charge(&mut both, &own, 100);
+        both.clock += 3_000_000;
+        // The bucket of the first charge is gone.
+        let second = charge(&mut both, &own, 2);
+        both.clock += 1_000_000;
+        if by_override {
+            both.set_override(&hour, &own, Duration::from_secs(3600));
+            assert_eq!(both.refund(&own, 1, second), (1, 1), "nothing is converted yet");
+        }
+        both.clock += 1_000_000;
+        let terms = if by_override { &own } else { &hour };
+        let third = charge(&mut both, terms, 50);
+        for own in [&own, terms] {
+            assert_eq!(both.refund(own, 100, first), (0, 0), "{by_override}");
+        }
+        assert_eq!(both.refund(&own, 1, second), (0, 0), "{by_override}");
+        assert_eq!(both.refund(terms, 50, third), (50, 50), "{by_override}");
+    }
 }

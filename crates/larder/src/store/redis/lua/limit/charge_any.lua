@@ -24,6 +24,10 @@ for _, term in ipairs(delay > 0 and terms or {}) do
 end
 local tracks, same = tracks_for(terms)
 local translated = record and not same
+-- A conversion makes another record: a refund of what the tracks before it counted would take from other callers, too.
+if translated then
+  created_at = math.max(now, created_at + 1)
+end
 
 -- Drops what no longer counts, and returns what counts now.
 local function total_of(track)

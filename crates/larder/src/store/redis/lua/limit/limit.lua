@@ -4,8 +4,8 @@
 -- record's own time if that is later.
 --
 -- A record is, with all numbers big-endian:
---   - the number of its tracks (1), the time of its latest charge (7) and the time of its first charge (7);
---     by the latter a refund recognises the record that was charged;
+--   - the number of its tracks (1), the time of its latest charge (7) and the time of its first charge or of its
+--     latest conversion (7); by the latter a refund recognises the record that was charged;
 --   - a head for each track, which is one for each quota (14 each): the unit, kind * 2^45 + width in
 --     microseconds (6), and two numbers (4 and 4) that depend on the kind;
 --   - a body for each track, in the same order.
