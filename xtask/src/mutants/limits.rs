@@ -598,13 +598,13 @@ pub(super) const MUTANTS: &[Mutant] = &[
     mutant(
         "permits from before an override are not given back under it, in both stores",
         &[
-            within(
+            rebuilt(
                 MEMORY,
-                "let counts = |record: &LimitRecord| {\n            ",
-                ["record.counts(terms)", "over.is_none() && record.counts(terms)"],
-                " || over",
+                "let same = |record: &&mut LimitRecord| record.created_at == stamp.created_at;",
+                "let over = state.overridden(name, clock);
+        let same = |record: &&mut LimitRecord| over.is_none() && record.created_at == stamp.created_at;",
             ),
-            rebuilt(REFUND, "tracks_for(terms_from(19))", "tracks_for(terms_at(19))"),
+            rebuilt(REFUND, "created_at ~= first then", "created_at ~= first or over > 0 then"),
         ],
         &[test("limits_overrides", "what_was_charged_before_an_override_is_given_back_under_it")],
     ),
