@@ -26,7 +26,7 @@ use crate::near::{Asking, Invalidations};
 use crate::presence::Presence;
 use crate::random::Random;
 use crate::stats::Stats;
-use crate::store::limit::{ChargeStamp, LimitStore, QuotaSpec};
+use crate::store::limit::{ChargeStamp, LimitStore};
 use crate::store::{AnyStore, Claim, Eviction, InvalidationSink, Store};
 use crate::tasks::Tasks;
 use crate::telemetry::{self, Instrument};
@@ -355,14 +355,13 @@ impl Context {
     pub(crate) fn refund_in_background(
         self: &Arc<Self>,
         name: String,
-        terms: Vec<QuotaSpec>,
         permits: u64,
         stamp: ChargeStamp,
         done: impl FnOnce(Result<u64>) + Send + 'static,
     ) {
         let (context, timeout) = (self.clone(), self.limits.response_timeout);
         self.background.spawn(async move {
-            let refund = context.background_coordination_even_closed().refund(&name, &terms, permits, stamp);
+            let refund = context.background_coordination_even_closed().refund(&name, permits, stamp);
             let given = tokio::time::timeout(timeout, refund).await;
             let given = given.unwrap_or_else(|_| Err(Error::timed_out(timeout)));
             if let Err(error) = &given {

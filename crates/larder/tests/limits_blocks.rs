@@ -93,11 +93,7 @@ async fn a_waiter_gets_its_turn_after_the_block_and_overrides_and_refunds_leave_
         let all = limiter.check_n("ann", 4).await.unwrap();
         assert!(!limiter.allow("ann").await.unwrap());
         limiter.override_key("ann", Quota::per_minute(1000), MINUTE).await.unwrap();
-        assert_eq!(
-            limiter.refund("ann", all, 1).await.unwrap_or(0),
-            0,
-            "{store}: it counts by other windows"
-        );
+        assert_eq!(limiter.refund("ann", all, 1).await.unwrap(), 1, "{store}: nothing was charged since");
         let blocked = limiter.check("ann").await.unwrap();
         assert!(blocked.retry_after().unwrap() <= ms(410), "{store}: {blocked:?}");
         let started = std::time::Instant::now();

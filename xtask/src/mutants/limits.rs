@@ -78,6 +78,7 @@ const REFUNDS: &str = "crates/larder/src/limit/refund.rs";
 const TIERS: &str = "crates/larder/src/limit/tiers.rs";
 const TOGETHER_RS: &str = "crates/larder/src/limit/together.rs";
 const RECORDS: &str = "crates/larder/src/store/memory/limits/records.rs";
+const RECORD: &str = "crates/larder/src/store/memory/limits/record.rs";
 const TRACK: &str = "crates/larder/src/store/memory/limits/track.rs";
 const CHARGE: &str = "crates/larder/src/store/redis/lua/limit/charge.lua";
 const CHARGE_ANY: &str = "crates/larder/src/store/redis/lua/limit/charge_any.lua";
@@ -219,12 +220,16 @@ pub(super) const MUTANTS: &[Mutant] = &[
     mutant(
         "what is charged to a converted bucket counts from its beginning, in both stores",
         &[
-            rebuilt(
-                TRACK,
-                "if index == current { latest } else { (index + 1) * width - 1 }",
-                "index * width",
-            ),
-            rebuilt(LIMIT_LUA, "index == current and latest or (index + 1) * width - 1", "index * width"),
+            rebuilt(TRACK, "let last = (index + 1) * width - 1;", "let last = index * width;"),
+            rebuilt(LIMIT_LUA, "local last = (index + 1) * width - 1", "local last = index * width"),
+        ],
+        &[CONVERSION],
+    ),
+    mutant(
+        "what is charged ahead in the latest bucket counts from the latest charge, in both stores",
+        &[
+            rebuilt(TRACK, "last.min(latest.saturating_add(window))", "last.min(latest)"),
+            rebuilt(LIMIT_LUA, "math.min(last, latest + window)", "math.min(last, latest)"),
         ],
         &[CONVERSION],
     ),
@@ -594,15 +599,25 @@ pub(super) const MUTANTS: &[Mutant] = &[
     mutant(
         "permits from before an override are not given back under it, in both stores",
         &[
-            within(
+            rebuilt(
                 MEMORY,
-                "let counts = |record: &LimitRecord| {\n            ",
-                ["record.counts(terms)", "over.is_none() && record.counts(terms)"],
-                " || over",
+                "let same = |record: &&mut LimitRecord| record.created_at == stamp.created_at;",
+                "let over = state.overridden(name, clock);
+        let same = |record: &&mut LimitRecord| over.is_none() && record.created_at == stamp.created_at;",
             ),
-            rebuilt(REFUND, "tracks_for(terms_from(19))", "tracks_for(terms_at(19))"),
+            rebuilt(REFUND, "created_at ~= first then", "created_at ~= first or over > 0 then"),
         ],
         &[test("limits_overrides", "what_was_charged_before_an_override_is_given_back_under_it")],
+    ),
+    mutant(
+        "a converted record is still the one that was charged, in both stores",
+        &[
+            rebuilt(RECORD, "now.max(old.created_at + 1)", "old.created_at"),
+            rebuilt(CHARGE_ANY, "created_at = math.max(now, created_at + 1)", "created_at = created_at + 0"),
+        ],
+        &[unit(
+            "store::equivalence_limits::oracle::conversion::a_refund_takes_nothing_from_other_callers_after_a_conversion",
+        )],
     ),
     mutant(
         "a failed reset forgets the batch",

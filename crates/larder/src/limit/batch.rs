@@ -206,14 +206,14 @@ impl RateLimiter {
         // count is seen here, or the reset removes the batch that is stored here.
         if self.inner.local.resets() != resets {
             drop(facts);
-            self.give_back_later(name, &plan, stamp, held.left);
+            self.give_back_later(name, stamp, held.left);
             return None;
         }
         let decision = held.spend(cost, plan.id, now);
         let replaced = facts.lease.replace(held);
         drop(facts);
         if let Some(old) = replaced.filter(|old| old.left > 0) {
-            self.give_back_later(name, &old.plan, old.stamp, old.left);
+            self.give_back_later(name, old.stamp, old.left);
         }
         let end = LeaseEnd { limiter: self.clone(), known: known.clone(), name: name.clone(), stamp };
         self.inner.context.background.spawn_until_close(async move {
@@ -237,7 +237,7 @@ impl Drop for LeaseEnd {
     fn drop(&mut self) {
         let ended = self.known.facts().lease.take_if(|lease| lease.stamp == self.stamp);
         if let Some(ended) = ended.filter(|ended| ended.left > 0) {
-            self.limiter.give_back_later(&self.name, &ended.plan, ended.stamp, ended.left);
+            self.limiter.give_back_later(&self.name, ended.stamp, ended.left);
         }
     }
 }

@@ -40,7 +40,7 @@ impl<'a> KeyChange<'a> {
         let Some(batch) = self.batch.take().filter(|batch| batch.left > 0) else { return Ok(()) };
         let (answer, given) = oneshot::channel();
         // In the background, so that it is done exactly once even if this future is dropped.
-        self.limiter.give_back_in_background(self.name, &batch.plan, batch.stamp, batch.left, move |given| {
+        self.limiter.give_back_in_background(self.name, batch.stamp, batch.left, move |given| {
             // The receiver may be gone.
             let _ = answer.send(given);
         });
@@ -77,7 +77,7 @@ impl Drop for KeyChange<'_> {
             }
         }
         for batch in batch.into_iter().chain(newer).filter(|batch| batch.left > 0) {
-            self.limiter.give_back_later(self.name, &batch.plan, batch.stamp, batch.left);
+            self.limiter.give_back_later(self.name, batch.stamp, batch.left);
         }
     }
 }

@@ -121,9 +121,10 @@ impl RateLimiter {
     /// Gives back what this program's share has counted.
     fn give_back_to_share(&self, name: &Name, plan: &Plan, permits: u64, stamp: ChargeStamp) {
         if let OutagePolicy::LocalShare(instances) = self.inner.outage
-            && let Some(terms) = plan.share(instances).filter(|_| stamp != ChargeStamp::default())
+            && plan.share(instances).is_some()
+            && stamp != ChargeStamp::default()
         {
-            self.inner.local.share.refund(name.as_str(), &terms, permits, stamp, self.now());
+            self.inner.local.share.refund(name.as_str(), permits, stamp, self.now());
         }
     }
 }

@@ -1,6 +1,5 @@
 //! Gives permits back to the place where they were charged, and resets keys.
 
-use super::Plan;
 use super::RateLimiter;
 use super::decision::{Decision, RecordId};
 use super::key_change::KeyChange;
@@ -96,23 +95,20 @@ impl RateLimiter {
             lease.left += permits;
             return Ok(permits);
         }
-        let plan = self.plan_for(name)?;
-        let given =
-            self.inner.context.coordination()?.refund(name.as_str(), &plan.terms, permits, stamp).await;
+        let given = self.inner.context.coordination()?.refund(name.as_str(), permits, stamp).await;
         self.inner.local.forget_refusal(name.as_bytes());
         given
     }
 
     /// As `give_back`, without waiting for the result.
-    pub(super) fn give_back_later(&self, name: &Name, plan: &Plan, stamp: ChargeStamp, permits: u64) {
-        self.give_back_in_background(name, plan, stamp, permits, drop);
+    pub(super) fn give_back_later(&self, name: &Name, stamp: ChargeStamp, permits: u64) {
+        self.give_back_in_background(name, stamp, permits, drop);
     }
 
     /// As `give_back_later`, with a function that gets the result.
     pub(super) fn give_back_in_background(
         &self,
         name: &Name,
-        plan: &Plan,
         stamp: ChargeStamp,
         permits: u64,
         given: impl FnOnce(Result<u64>) + Send + 'static,
@@ -124,6 +120,6 @@ impl RateLimiter {
             given(result);
         };
         let name = name.as_str().to_owned();
-        self.inner.context.refund_in_background(name, plan.terms.clone(), permits, stamp, done);
+        self.inner.context.refund_in_background(name, permits, stamp, done);
     }
 }

@@ -115,7 +115,7 @@ impl Scene {
                     reset_at: sent,
                 };
                 if let Some(old) = self.processes[who].held.replace(held) {
-                    self.store.refund("a", &plan.terms, old.left, old.stamp, self.now);
+                    self.store.refund("a", old.left, old.stamp, self.now);
                 }
             }
             Act::Spend(who) => {
@@ -141,7 +141,7 @@ impl Scene {
             }
             Act::Return(who) => {
                 if let Some(old) = self.processes[who].held.take() {
-                    self.store.refund("a", &plan.terms, old.left, old.stamp, self.now);
+                    self.store.refund("a", old.left, old.stamp, self.now);
                 }
             }
             Act::Die(who) => self.processes[who].held = None,

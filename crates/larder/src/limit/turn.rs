@@ -109,8 +109,8 @@ impl RateLimiter {
 impl Drop for BookedTurn {
     fn drop(&mut self) {
         if !self.taken {
-            let Self { limiter, name, plan, charged, .. } = &*self;
-            limiter.give_back_later(name, plan, charged.stamp, charged.granted);
+            let Self { limiter, name, charged, .. } = &*self;
+            limiter.give_back_later(name, charged.stamp, charged.granted);
         }
     }
 }

@@ -352,7 +352,7 @@ impl Booking {
             return;
         }
         if late.is_empty() {
-            return limiter.give_back_later(&self.name, plan, charged.stamp, left);
+            return limiter.give_back_later(&self.name, charged.stamp, left);
         }
         // Before the answers: a caller that tries again does not find its own permits charged.
         limiter.give_back_in_time(&self.name, charged.stamp, left).await;

@@ -234,14 +234,8 @@ store_operations! {
         async fn charge_together(&self, charges: &[(&str, Charge<'_>)]) -> Result<Vec<Charged>>;
 
         /// Gives permits back at the time at which they were charged, and returns how many were given back. None are if
-        /// the record counts by other quotas than these and those of the key's override.
-        async fn refund(
-            &self,
-            name: &str,
-            terms: &[QuotaSpec],
-            permits: u64,
-            stamp: ChargeStamp,
-        ) -> Result<u64>;
+        /// the record was converted to other quotas since.
+        async fn refund(&self, name: &str, permits: u64, stamp: ChargeStamp) -> Result<u64>;
 
         /// Gives a key other quotas for a limited time, which replace those of each request; without quotas, ends
         /// that.

@@ -1,7 +1,7 @@
 //! Counts in this process alone, by the same rules as every store: what is left to a program while its store
 //! is unavailable.
 
-use super::limit::{Charge, ChargeStamp, Charged, QuotaSpec};
+use super::limit::{Charge, ChargeStamp, Charged};
 use super::memory::MemoryLimits;
 use crate::clock::Tick;
 
@@ -16,15 +16,8 @@ impl Share {
     }
 
     /// Gives permits back, as [`LimitStore::refund`](super::limit::LimitStore::refund) does.
-    pub(crate) fn refund(
-        &self,
-        name: &str,
-        terms: &[QuotaSpec],
-        permits: u64,
-        stamp: ChargeStamp,
-        now: Tick,
-    ) -> u64 {
-        self.0.refund(name, terms, permits, stamp, now.as_micros())
+    pub(crate) fn refund(&self, name: &str, permits: u64, stamp: ChargeStamp, now: Tick) -> u64 {
+        self.0.refund(name, permits, stamp, now.as_micros())
     }
 
     /// How many records there are, and how many fit without allocation.

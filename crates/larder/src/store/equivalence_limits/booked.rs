@@ -32,12 +32,12 @@ fn what_the_pace_has_made_good_is_not_given_back() {
         let terms = [gcra(3, SECOND)];
         let first = ask(both, &terms, ChargeMode::All, 3, 0);
         both.clock += SECOND;
-        assert_eq!(both.refund(&terms, 3, first.stamp), (2, 2));
+        assert_eq!(both.refund(3, first.stamp), (2, 2));
         assert_eq!(ask(both, &terms, ChargeMode::UpTo, 5, 0).granted, 3);
         // Nothing of the first charge is left.
         both.clock += 3 * SECOND;
         assert_eq!(ask(both, &terms, ChargeMode::All, 3, 0).granted, 3);
-        assert_eq!(both.refund(&terms, 3, first.stamp), (0, 0));
+        assert_eq!(both.refund(3, first.stamp), (0, 0));
         assert_eq!(ask(both, &terms, ChargeMode::Look, 1, 0).granted, 0);
     });
 }
@@ -162,7 +162,7 @@ fn gcra_keeps_its_bound_with_refunds_and_booked_turns() {
                     }
                     1 | 2 if !unused.is_empty() => {
                         let (stamp, permits) = unused.swap_remove(random(unused.len() as u64) as usize);
-                        let (expected, found) = both.refund(&terms, permits, stamp);
+                        let (expected, found) = both.refund(permits, stamp);
                         assert_eq!(expected, found);
                     }
                     _ => {

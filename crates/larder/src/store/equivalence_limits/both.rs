@@ -110,9 +110,9 @@ impl Both<'_> {
         redis::cmd("GET").arg(format!("{}:until", self.name)).query(&mut *self.server).unwrap()
     }
 
-    pub(super) fn refund(&mut self, terms: &[QuotaSpec], permits: u64, stamp: ChargeStamp) -> (u64, u64) {
-        let server = self.run(&self.scripts.refund, &raw::refund(terms, permits, stamp), None);
-        (self.memory.refund(&self.name, terms, permits, stamp, self.clock), server)
+    pub(super) fn refund(&mut self, permits: u64, stamp: ChargeStamp) -> (u64, u64) {
+        let server = self.run(&self.scripts.refund, &raw::refund(permits, stamp), None);
+        (self.memory.refund(&self.name, permits, stamp, self.clock), server)
     }
 
     pub(super) fn forget(&mut self) -> (bool, bool) {

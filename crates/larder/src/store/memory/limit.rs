@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::MemoryStore;
 use crate::clock::Tick;
 use crate::error::Result;
-use crate::store::limit::{Charge, ChargeStamp, Charged, Label, LimitStore, Override, QuotaSpec};
+use crate::store::limit::{Charge, ChargeStamp, Charged, Label, LimitStore, Override};
 
 impl LimitStore for MemoryStore {
     async fn charge(&self, name: &str, charge: Charge<'_>) -> Result<Charged> {
@@ -16,8 +16,8 @@ impl LimitStore for MemoryStore {
         Ok(self.limits.charge_together(charges, self.now_micros()))
     }
 
-    async fn refund(&self, name: &str, terms: &[QuotaSpec], permits: u64, stamp: ChargeStamp) -> Result<u64> {
-        Ok(self.limits.refund(name, terms, permits, stamp, self.now_micros()))
+    async fn refund(&self, name: &str, permits: u64, stamp: ChargeStamp) -> Result<u64> {
+        Ok(self.limits.refund(name, permits, stamp, self.now_micros()))
     }
 
     async fn set_override(&self, name: &str, terms: &Override) -> Result<()> {

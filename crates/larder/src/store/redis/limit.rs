@@ -56,9 +56,9 @@ impl ChargeArguments {
         all
     }
 
-    fn refund(terms: &[QuotaSpec], permits: u64, stamp: ChargeStamp) -> Self {
-        let mut request = Self(Vec::with_capacity(19 + 10 * terms.len()));
-        request.number(4, permits).number(7, stamp.when).number(7, stamp.created_at).terms(terms);
+    fn refund(permits: u64, stamp: ChargeStamp) -> Self {
+        let mut request = Self(Vec::with_capacity(18));
+        request.number(4, permits).number(7, stamp.when).number(7, stamp.created_at);
         request
     }
 
@@ -170,8 +170,8 @@ impl LimitStore for RedisStore {
         }
     }
 
-    async fn refund(&self, name: &str, terms: &[QuotaSpec], permits: u64, stamp: ChargeStamp) -> Result<u64> {
-        let request = ChargeArguments::refund(terms, permits, stamp).0;
+    async fn refund(&self, name: &str, permits: u64, stamp: ChargeStamp) -> Result<u64> {
+        let request = ChargeArguments::refund(permits, stamp).0;
         number(&self.network.run_script(name, &script::REFUND, &[name], &[&request], Replay::Never).await?)
     }
 
@@ -240,8 +240,8 @@ pub(crate) mod raw {
         (ChargeArguments::charge(charge).0, ChargeArguments::more(charge).map(|more| more.0))
     }
 
-    pub(crate) fn refund(terms: &[QuotaSpec], permits: u64, stamp: ChargeStamp) -> Vec<u8> {
-        ChargeArguments::refund(terms, permits, stamp).0
+    pub(crate) fn refund(permits: u64, stamp: ChargeStamp) -> Vec<u8> {
+        ChargeArguments::refund(permits, stamp).0
     }
 
     pub(crate) fn answer(answer: &[u8]) -> Charged {

@@ -5,12 +5,14 @@ use std::time::Duration;
 use proptest::prelude::*;
 use proptest::test_runner::TestRunner;
 
+use super::super::both::Both;
 use super::super::{Stores, histories};
 use crate::store::limit::{Charge, ChargeMode, QuotaSpec, Rule};
 
 /// Changes to windows that are no longer than the earlier ones look back. Then everything that still counts
 /// is converted, each charge at the latest time at which it can have been. So what passes after the change
-/// fits with all uses in the window before it. The requests bring the new windows, or an override does.
+/// fits with all uses in any window around it. The requests bring the new windows, or an override does. Some
+/// charges are delayed, as those of a batch are, and used when they count.
 #[test]
 fn after_a_change_to_shorter_windows_none_holds_more_than_its_limit() {
     let stores = Stores::default();
@@ -27,16 +29,18 @@ fn after_a_change_to_shorter_windows_none_holds_more_than_its_limit() {
         ],
     ];
     let step = prop_oneof![
-        6 => (1..4u64).prop_map(|cost| (cost, 0u64, false)),
-        6 => prop_oneof![1..200_000u64, 1..3_000_000u64].prop_map(|pass| (0, pass, false)),
-        1 => Just((0u64, 0u64, true)),
+        6 => (1..4u64, prop_oneof![2 => Just(0u64), 1 => 1..=1000u64]).prop_map(|(cost, delay)| (cost, delay, 0, false)),
+        6 => prop_oneof![1..200_000u64, 1..3_000_000u64].prop_map(|pass| (0, 0, pass, false)),
+        1 => Just((0, 0, 0u64, true)),
     ];
     let histories_of = (0..chains.len(), prop::collection::vec(step, 1..80), any::<bool>());
     TestRunner::new(histories(1000))
         .run(&histories_of, |(chain, steps, by_override)| {
             let (mut both, chain) = (stores.history(), &chains[chain]);
-            let (mut place, mut uses) = (0, Vec::new());
-            for (cost, pass, change) in steps {
+            let (mut place, mut uses) = (0, Vec::<(u64, u64)>::new());
+            // A batch that is out for longer than a later window is not covered.
+            let shortest = chain.iter().flatten().map(|term| term.window()).min().unwrap_or(0);
+            for (cost, delay, pass, change) in steps {
                 both.clock += pass;
                 place = (place + usize::from(change)).min(chain.len() - 1);
                 if change && by_override {
@@ -46,18 +50,63 @@ fn after_a_change_to_shorter_windows_none_holds_more_than_its_limit() {
                     continue;
                 }
                 let terms = &chain[if by_override { 0 } else { place }];
+                let charge_at = shortest * delay / 1000;
                 let ask =
-                    Charge { terms, take: ChargeMode::All, cost, charge_at: 0, max_wait: 0, penalty: None };
+                    Charge { terms, take: ChargeMode::All, cost, charge_at, max_wait: 0, penalty: None };
                 let (expected, found) = both.charge(ask);
                 prop_assert_eq!(expected, found);
-                uses.extend((0..found.granted).map(|_| both.clock));
-                for term in chain[place].iter().filter(|_| found.granted > 0) {
-                    let within =
-                        uses.iter().filter(|time| **time + term.window() > both.clock).count() as u64;
-                    prop_assert!(within <= term.limit, "{} in a window of {:?}", within, term);
+                if found.granted == 0 {
+                    continue;
+                }
+                let used = found.stamp.when;
+                uses.push((used, found.granted));
+                for term in &chain[place] {
+                    // Each window that holds this use and begins with one.
+                    for (from, _) in
+                        uses.iter().filter(|(from, _)| *from <= used && used < from + term.window())
+                    {
+                        let until = from + term.window();
+                        let held = uses.iter().filter(|(time, _)| (*from..until).contains(time));
+                        let held: u64 = held.map(|(_, count)| count).sum();
+                        prop_assert!(held <= term.limit, "{} in a window of {:?}", held, term);
+                    }
                 }
             }
             Ok(())
         })
         .unwrap_or_else(|failure| panic!("{failure}"));
+}
+
+/// A refund finds what was charged by the windows that counted it. After a conversion the counts of that time are
+/// other callers', too, so nothing is given back. An override that nothing was charged by has converted nothing.
+#[test]
+fn a_refund_takes_nothing_from_other_callers_after_a_conversion() {
+    let stores = Stores::default();
+    let own = [QuotaSpec { rule: Rule::Buckets, limit: 100, width: 16_667 }];
+    let hour = [QuotaSpec { rule: Rule::Buckets, limit: 1000, width: 60_000_000 }];
+    for by_override in [false, true] {
+        let mut both = stores.history();
+        let charge = |both: &mut Both<'_>, terms, cost| {
+            let ask = Charge { terms, take: ChargeMode::All, cost, charge_at: 0, max_wait: 0, penalty: None };
+            let (expected, found) = both.charge(ask);
+            assert_eq!(expected, found);
+            assert_eq!(found.granted, cost);
+            found.stamp
+        };
+        let first = charge(&mut both, &own, 100);
+        both.clock += 3_000_000;
+        // The bucket of the first charge is gone.
+        let second = charge(&mut both, &own, 2);
+        both.clock += 1_000_000;
+        if by_override {
+            both.set_override(&hour, &own, Duration::from_secs(3600));
+            assert_eq!(both.refund(1, second), (1, 1), "nothing is converted yet");
+        }
+        both.clock += 1_000_000;
+        let terms = if by_override { &own } else { &hour };
+        let third = charge(&mut both, terms, 50);
+        assert_eq!(both.refund(100, first), (0, 0), "{by_override}");
+        assert_eq!(both.refund(1, second), (0, 0), "{by_override}");
+        assert_eq!(both.refund(50, third), (50, 50), "{by_override}");
+    }
 }

@@ -221,7 +221,7 @@ impl Play<'_> {
                     if permits == 0 {
                         continue;
                     }
-                    let (expected, found) = both.refund(&sets[0], permits, one.charged);
+                    let (expected, found) = both.refund(permits, one.charged);
                     prop_assert_eq!(expected, found);
                     let mut left = found;
                     one.used.retain(|time| {

@@ -74,21 +74,9 @@ impl MemoryLimits {
         charged
     }
 
-    pub(crate) fn refund(
-        &self,
-        name: &str,
-        terms: &[QuotaSpec],
-        permits: u64,
-        stamp: ChargeStamp,
-        clock: u64,
-    ) -> u64 {
+    pub(crate) fn refund(&self, name: &str, permits: u64, stamp: ChargeStamp, clock: u64) -> u64 {
         let mut state = self.0.state();
-        let over = state.overridden(name, clock);
-        // What was charged before an override began is in tracks of the request's terms; what was charged since is not.
-        let counts = |record: &LimitRecord| {
-            record.counts(terms) || over.as_ref().is_some_and(|over| record.counts(&over.terms))
-        };
-        let same = |record: &&mut LimitRecord| record.created_at == stamp.created_at && counts(record);
+        let same = |record: &&mut LimitRecord| record.created_at == stamp.created_at;
         let Some(record) = state.get_mut(name).filter(same) else { return 0 };
         let (latest, now) = (record.latest, record.latest.max(clock));
         let each = record.tracks.iter_mut().map(|track| track.refund(permits, stamp.when, latest, now));
@@ -208,9 +196,15 @@ fn fits_at(kept: Option<&LimitRecord>, terms: &[QuotaSpec], wanted: u64, now: u6
             Some((_, Track::Gcra { interval, arrival })) => {
                 arrival.saturating_sub((term.limit - wanted) * interval)
             }
-            Some((kept, source)) if term.rule == Rule::Gcra => {
-                let ends = source.events(kept.latest, now).into_iter();
-                let ends = ends.map(|(time, count)| (time + term.window(), count));
+            // By the events, not by the buckets: a bucket ahead is as near as a record reaches, and would move with
+            // `now`.
+            Some((kept, source)) if term.rule != Rule::Log => {
+                let end = |time: u64| match term.rule {
+                    Rule::Buckets => (time / term.width + BUCKETS + 1) * term.width,
+                    _ => time + term.window(),
+                };
+                let ends = source.events(term.window(), kept.latest, now).into_iter();
+                let ends = ends.map(|(time, count)| (end(time), count));
                 let live: Vec<(u64, u64)> = ends.filter(|(end, _)| *end > now).collect();
                 let mut left: u64 = live.iter().map(|(_, count)| count).sum();
                 let leaves = live.into_iter().find(|(_, count)| {
@@ -405,7 +399,7 @@ mod tests {
         let penalty = Some(Penalty { first: 3 * second, factor: 1, most: 3 * second });
         let refused = limits.charge("a", Charge { penalty, ..charge }, START);
         assert_eq!((refused.granted, refused.wait), (0, 600 * second));
-        assert_eq!(limits.refund("a", &[term], 1, stamp, START + 60 * second), 1);
+        assert_eq!(limits.refund("a", 1, stamp, START + 60 * second), 1);
         let granted = limits.charge("a", Charge { cost: 1, ..charge }, START + second).granted;
         assert_eq!(granted, 1, "the block was forgotten");
     }

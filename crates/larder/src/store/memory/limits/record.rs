@@ -9,7 +9,8 @@ pub(super) struct LimitRecord {
     /// When it was last charged. It never goes back, because a clock that steps back must not open a window
     /// again.
     pub(super) latest: u64,
-    /// When it was first charged. A refund recognises the record that was charged by this.
+    /// When it was first charged, or last converted: later than before, even if the clock is not. A refund recognises
+    /// the record that was charged by this. After a conversion it would take from other callers, too.
     pub(super) created_at: u64,
     pub(super) tracks: Vec<Track>,
     /// The record is kept until then because a request with other quotas was refused by it.
@@ -45,12 +46,13 @@ impl LimitRecord {
                 (track.clone(), false)
             }
             source => {
-                let events = source.map(|track| track.events(latest, now)).unwrap_or_default();
+                let events = source.map(|track| track.events(term.window(), latest, now)).unwrap_or_default();
                 Track::from_events(*term, &events, now)
             }
         };
         let (tracks, cut): (_, Vec<bool>) = terms.iter().map(convert).unzip();
-        let (created_at, block) = old.map_or((now, BlockState::default()), |old| (old.created_at, old.block));
+        let (created_at, block) =
+            old.map_or((now, BlockState::default()), |old| (now.max(old.created_at + 1), old.block));
         (
             Self { latest: now, created_at, tracks, kept_until: 0, needed_until: None, block },
             cut.contains(&true),

@@ -158,12 +158,16 @@ impl Track {
         }
     }
 
-    /// Returns what was counted, each count at the latest time at which the charge can have been.
-    pub(super) fn events(&self, latest: u64, now: u64) -> Vec<(u64, u64)> {
+    /// Returns what was counted, each count at the latest time at which the charge can count. In the current bucket
+    /// that is after the latest charge: a batch is charged ahead, here as far as the new window is long.
+    pub(super) fn events(&self, window: u64, latest: u64, now: u64) -> Vec<(u64, u64)> {
         match self {
             Self::Buckets { width, counts, .. } => {
                 let (current, oldest) = (latest / width, (latest / width).saturating_sub(BUCKETS));
-                let at = |index: u64| if index == current { latest } else { (index + 1) * width - 1 };
+                let at = |index: u64| {
+                    let last = (index + 1) * width - 1;
+                    if index == current { last.min(latest.saturating_add(window)) } else { last }
+                };
                 counts.range(oldest..).map(|(index, count)| (at(*index), *count)).collect()
             }
             Self::Log { times, .. } => times.iter().map(|time| (*time, 1)).collect(),

@@ -24,6 +24,10 @@ for _, term in ipairs(delay > 0 and terms or {}) do
 end
 local tracks, same = tracks_for(terms)
 local translated = record and not same
+-- A conversion makes another record: a refund of what the tracks before it counted would take from other callers, too.
+if translated then
+  created_at = math.max(now, created_at + 1)
+end
 
 -- Drops what no longer counts, and returns what counts now.
 local function total_of(track)
@@ -113,19 +117,23 @@ local function fits_at(terms, tracks, most)
   local last = 0
   for place, term in ipairs(terms) do
     local track, wanted = tracks[place], math.min(most, term.limit)
-    local source, span = track.source, term.limit * term.width
+    local source, width = track.source, term.width
     if total_of(track) + wanted > term.limit then
       local free = now
       if source and source.arrival then
         free = source.arrival - (term.limit - wanted) * source.width
-      elseif source and term.kind == 3 then
-        local left, events = 0, events_of(source)
+      elseif source and term.kind <= 3 then
+        -- By the events, not by the buckets: a bucket ahead is as near as the body reaches, and would move with `now`.
+        local window = width * (term.kind == 3 and term.limit or BUCKETS)
+        local left, events = 0, events_of(source, window)
         for _, event in ipairs(events) do
-          left = left + (event[1] + span > now and event[2] or 0)
+          event[1] = term.kind == 3 and event[1] + window
+            or (math.floor(event[1] / width) + BUCKETS + 1) * width
+          left = left + (event[1] > now and event[2] or 0)
         end
         for _, event in ipairs(events) do
-          if event[1] + span > now and left + wanted > term.limit then
-            left, free = left - event[2], event[1] + span
+          if event[1] > now and left + wanted > term.limit then
+            left, free = left - event[2], event[1]
           end
         end
       else

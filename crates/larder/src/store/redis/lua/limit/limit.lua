@@ -4,8 +4,8 @@
 -- record's own time if that is later.
 --
 -- A record is, with all numbers big-endian:
---   - the number of its tracks (1), the time of its latest charge (7) and the time of its first charge (7);
---     by the latter a refund recognises the record that was charged;
+--   - the number of its tracks (1), the time of its latest charge (7) and the time of its first charge or of its
+--     latest conversion (7); by the latter a refund recognises the record that was charged;
 --   - a head for each track, which is one for each quota (14 each): the unit, kind * 2^45 + width in
 --     microseconds (6), and two numbers (4 and 4) that depend on the kind;
 --   - a body for each track, in the same order.
@@ -158,15 +158,17 @@ local function tracks_of()
 end
 
 -- For a conversion: what a track counts, as pairs of a time and a count. Each time is the latest at which the
--- charge can have been.
-local function events_of(track)
+-- charge can count. In the current bucket that is after the latest charge: a batch is charged ahead, here as far as
+-- the new window is long.
+local function events_of(track, window)
   local events, width = {}, track.width
   if track.counts then
     local current = math.floor(latest / width)
     for place, count in ipairs(track.counts) do
       local index = track.first + place - 1
+      local last = (index + 1) * width - 1
       if count > 0 and index >= current - BUCKETS then
-        events[#events + 1] = { index == current and latest or (index + 1) * width - 1, count }
+        events[#events + 1] = { index == current and math.min(last, latest + window) or last, count }
       end
     end
     return events
@@ -282,7 +284,7 @@ local function tracks_for(terms)
         source, reach = track, back
       end
     end
-    local events = source and events_of(source) or {}
+    local events = source and events_of(source, window) or {}
     if term.kind <= 1 then
       tracks[place] = buckets_from(term, events)
     elseif source and counts_by(source, term) then

@@ -1,27 +1,18 @@
 -- Gives back permits that were not used, in the place where they were charged.
 -- KEYS: 1 the record, see limit.lua
 -- ARGV: 1 the request: how many permits (4), the time that was charged (7) and the record's creation time
---   (7), both as charge.lua replied, and the terms as in a request of charge.lua
--- Reply: how many permits were given back; 0 if the record is another one, has other quotas than the request and the
---   key's override, or no longer counts that time
+--   (7), both as charge.lua replied
+-- Reply: how many permits were given back; 0 if the record is another one, was converted since, or no longer counts
+--   that time
 -- include limit/read.lua: ask, record
--- include limit/limit.lua: BUCKETS, over, before_record, latest, created_at, now, terms_from, terms_at,
---   entries_until, tracks_for, written
+-- include limit/limit.lua: BUCKETS, before_record, latest, created_at, now, entries_until, tracks_of, written
 local permits, when, first = struct.unpack('>I4I7I7', ask)
 -- After a reset, or on a server that lost the record, a new one may be there. What is in it was charged by
 -- others.
 if not record or created_at ~= first then
   return 0
 end
--- What was charged before an override began is in tracks of the request's terms; what was charged since is not.
-local tracks, same = tracks_for(terms_from(19))
-if not same and over > 0 then
-  tracks, same = tracks_for(terms_at(19))
-end
-if not same then
-  return 0
-end
-local most = 0
+local tracks, most = tracks_of(), 0
 for _, track in ipairs(tracks) do
   local width, back = track.width, 0
   if track.counts then
