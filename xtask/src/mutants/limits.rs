@@ -614,7 +614,7 @@ pub(super) const MUTANTS: &[Mutant] = &[
             KEY_CHANGE,
             "Self { limiter, name, known, batch, may_have_happened: ",
             ["true", "false"],
-            " }",
+            ", resets }",
         )],
         &[leases("after_a_reset_without_an_answer_no_permit_from_before_it_is_spent")],
     ),

@@ -2,8 +2,8 @@
 //!
 //! This process may have a batch of the key's permits, charged before the change. After a reset they no longer count,
 //! so spending them would admit more than the limit; after an override they would be spent by quotas that no longer
-//! hold. So the batch is taken away before the request is sent. If the change certainly did not happen, the batch can
-//! be spent again. Otherwise its permits are given back, and with them a batch that another caller took meanwhile. A
+//! hold. So the batch is taken away before the request is sent. If the change certainly did not happen, and no other
+//! change has begun meanwhile, the batch can be spent again. Otherwise its permits are given back, and with them a batch that another caller took meanwhile. A
 //! batch that is requested meanwhile and arrives later is not spent: see `RateLimiter::keep`.
 
 use std::sync::Arc;
@@ -16,6 +16,9 @@ use super::local::KeyState;
 use crate::error::Result;
 use crate::name::Name;
 
+/// How often a change is counted as a reset: when it begins and when it ends.
+const COUNTED: u64 = 2;
+
 /// Dropped without an outcome (a timeout, or a caller that has gone), the change may have happened.
 pub(super) struct KeyChange<'a> {
     limiter: &'a RateLimiter,
@@ -24,14 +27,17 @@ pub(super) struct KeyChange<'a> {
     /// The batch that was taken away.
     batch: Option<LocalBatch>,
     may_have_happened: bool,
+    /// The reset count before this change.
+    resets: u64,
 }
 
 impl<'a> KeyChange<'a> {
     /// Call it before the request is sent.
     pub(super) fn begin(limiter: &'a RateLimiter, name: &'a Name) -> Self {
+        let resets = limiter.inner.local.resets();
         let known = limiter.inner.local.known(name.as_bytes());
         let batch = limiter.inner.local.forget(name.as_bytes());
-        Self { limiter, name, known, batch, may_have_happened: true }
+        Self { limiter, name, known, batch, may_have_happened: true, resets }
     }
 
     /// Gives the batch back and waits until that is done, for a change after which the store may no longer find its
@@ -71,13 +77,52 @@ impl Drop for KeyChange<'_> {
         if let Some(known) = self.known.as_ref().filter(|_| !self.may_have_happened && newer.is_none()) {
             let now = self.limiter.now();
             let mut facts = known.facts();
-            if facts.lease.is_none() {
+            // Compare while holding the lock. Another change that has counted may have wiped what the batch was charged
+            // to. One that counts later takes this lock to forget, and then finds the batch here.
+            let alone = self.limiter.inner.local.resets() == self.resets + COUNTED;
+            if alone && facts.lease.is_none() {
                 // The task that gives the rest back at the deadline finds the batch here.
                 facts.lease = batch.take_if(|batch| now < batch.deadline);
             }
         }
         for batch in batch.into_iter().chain(newer).filter(|batch| batch.left > 0) {
             self.limiter.give_back_later(self.name, &batch.plan, batch.stamp, batch.left);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::error::{Error, ErrorKind};
+    use crate::limit::PermitBatch;
+    use crate::{Larder, Quota};
+
+    async fn with_batch() -> (RateLimiter, Name) {
+        let larder = Larder::connect("memory:").await.unwrap();
+        let limiter = larder.rate_limiter("api", Quota::per_hour(20)).unwrap();
+        let limiter = limiter.leased(PermitBatch::batch(10).span(Duration::from_secs(600))).unwrap();
+        assert!(limiter.allow("a").await.unwrap());
+        let name = limiter.record("a").unwrap();
+        (limiter, name)
+    }
+
+    fn left(limiter: &RateLimiter, name: &Name) -> Option<u64> {
+        limiter.inner.local.known(name.as_bytes())?.facts().lease.as_ref().map(|lease| lease.left)
+    }
+
+    #[tokio::test]
+    async fn a_failed_change_restores_no_batch_that_another_change_has_wiped_meanwhile() {
+        for reset_meanwhile in [false, true] {
+            let (limiter, name) = with_batch().await;
+            let failing = KeyChange::begin(&limiter, &name);
+            if reset_meanwhile {
+                limiter.reset("a").await.unwrap();
+            }
+            failing.end::<()>(Err(Error::new(ErrorKind::WrongType, "a list"))).unwrap_err();
+            assert_eq!(left(&limiter, &name), (!reset_meanwhile).then_some(9));
         }
     }
 }
