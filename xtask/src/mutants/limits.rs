@@ -351,8 +351,8 @@ pub(super) const MUTANTS: &[Mutant] = &[
         "several keys are settled one after the other",
         &[switched(
             SERVICE,
-            "returned = join_all(settles).await;",
-            "for settle in settles { returned.push(settle.await); }",
+            "settled = join_all(settles).await;",
+            "for settle in settles { settled.push(settle.await); }",
         )],
         &[test("limits_axum_costs", "the_keys_of_several_limits_are_settled_at_the_same_time")],
     ),
