@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::decision::{DecidedBy, Decision};
+use super::quota::Quota;
 use super::request::drift;
 use super::{Plan, RateLimiter};
 use crate::clock::Tick;
@@ -78,7 +79,7 @@ impl BookedTurn {
     /// answer. If the answer took long, it may have been late, so the store's clock limits the time, too. A permit that
     /// was free at once may be used when its answer arrives, however long that took.
     fn latest(&self, due: Tick) -> Tick {
-        let late = tolerance(&self.plan);
+        let late = self.tolerance();
         let by_answer = due.after(late);
         if self.charged.wait == 0 || self.answered.since(self.sent) <= late {
             return by_answer;
@@ -86,6 +87,14 @@ impl BookedTurn {
         let store = self.limiter.inner.context.coordination();
         let known = store.ok().and_then(|store| store.local_time(&self.name, self.charged.stamp.when));
         known.map_or(by_answer, |time| time.after(late).min(by_answer))
+    }
+
+    /// Returns the longest delay after which the turn may be used. The quota of an override counts if that one booked
+    /// the turn.
+    fn tolerance(&self) -> Duration {
+        let own = self.plan.shortest;
+        let shortest = self.charged.label.map_or(own, |label| Quota::from_label(label).window().min(own));
+        (shortest / 60).min(LATEST).max(TIMER)
     }
 
     /// Gives the turn back and waits until that is done, so that the caller's next request does not find it charged.
@@ -115,6 +124,38 @@ impl Drop for BookedTurn {
     }
 }
 
-fn tolerance(plan: &Plan) -> Duration {
-    (plan.shortest / 60).min(LATEST).max(TIMER)
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Larder;
+
+    #[tokio::test]
+    async fn a_turn_of_an_override_is_late_by_its_window_where_that_is_shorter() {
+        let larder = Larder::connect("memory:").await.unwrap();
+        let limiter = larder.rate_limiter("api", Quota::per_minute(100)).unwrap();
+        let millis = Duration::from_millis;
+        let over = |millis| Some(Quota::new(5, Duration::from_millis(millis)));
+        for (quota, late) in
+            [(over(100), TIMER), (over(600), millis(10)), (over(3_600_000), LATEST), (None, LATEST)]
+        {
+            let (stamp, label) = (ChargeStamp::default(), quota.map(Quota::label));
+            let charged =
+                Charged { granted: 1, binding: 0, remaining: 0, wait: 50_000, reset: 100_000, stamp, label };
+            let (now, name, plan) = (limiter.now(), limiter.record("a").unwrap(), limiter.plan());
+            let (limiter, deadline) = (limiter.clone(), None);
+            let turn = BookedTurn {
+                limiter,
+                name,
+                plan,
+                charged,
+                sent: now,
+                answered: now,
+                deadline,
+                restarts: 0,
+                taken: true,
+            };
+            let due = BookedTurn::due(now, 50_000);
+            assert_eq!(turn.latest(due), due.after(late), "{quota:?}");
+        }
+    }
 }
