@@ -8,8 +8,6 @@
 
 use std::sync::Arc;
 
-use tokio::sync::oneshot;
-
 use super::RateLimiter;
 use super::batch::LocalBatch;
 use super::local::KeyState;
@@ -44,14 +42,8 @@ impl<'a> KeyChange<'a> {
     /// permits. If that certainly failed, the change must not be made.
     pub(super) async fn give_back(&mut self) -> Result<()> {
         let Some(batch) = self.batch.take().filter(|batch| batch.left > 0) else { return Ok(()) };
-        let (answer, given) = oneshot::channel();
-        // In the background, so that it is done exactly once even if this future is dropped.
-        self.limiter.give_back_in_background(self.name, &batch.plan, batch.stamp, batch.left, move |given| {
-            // The receiver may be gone.
-            let _ = answer.send(given);
-        });
-        match given.await {
-            Ok(Err(error)) if !error.is_indeterminate() => {
+        match self.limiter.give_back_in_time(self.name, &batch.plan, batch.stamp, batch.left).await {
+            Some(error) if !error.is_indeterminate() => {
                 (self.batch, self.may_have_happened) = (Some(batch), false);
                 Err(error)
             }

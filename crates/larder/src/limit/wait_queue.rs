@@ -359,7 +359,7 @@ impl Booking {
             return limiter.give_back_later(&self.name, plan, charged.stamp, left);
         }
         // Before the answers: a caller that tries again does not find its own permits charged.
-        limiter.give_back_in_time(&self.name, charged.stamp, left).await;
+        limiter.give_back_in_time(&self.name, plan, charged.stamp, left).await;
         let waited = micros(limiter.now().since(answered));
         for one in late {
             let (wait, remaining) = (charged.wait.saturating_sub(waited), charged.remaining + left);
