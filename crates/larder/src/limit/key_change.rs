@@ -3,8 +3,8 @@
 //! This process may have a batch of the key's permits, charged before the change. After a reset they no longer count,
 //! so spending them would admit more than the limit; after an override they would be spent by quotas that no longer
 //! hold. So the batch is taken away before the request is sent. If the change certainly did not happen, and no other
-//! change has begun meanwhile, the batch can be spent again. Otherwise its permits are given back, and with them a batch that another caller took meanwhile. A
-//! batch that is requested meanwhile and arrives later is not spent: see `RateLimiter::keep`.
+//! change has begun meanwhile, the batch can be spent again. Otherwise its permits are given back. No batch is requested
+//! meanwhile, and one that was requested before and arrives later is not spent: see `RateLimiter::lease`.
 
 use std::sync::Arc;
 
@@ -33,6 +33,8 @@ impl<'a> KeyChange<'a> {
     /// Call it before the request is sent.
     pub(super) fn begin(limiter: &'a RateLimiter, name: &'a Name) -> Self {
         let resets = limiter.inner.local.resets();
+        // Before the count of `forget`: a caller that takes a batch reads the count first, and sees one of the two.
+        limiter.inner.local.change_begins(name.as_bytes());
         let known = limiter.inner.local.known(name.as_bytes());
         let batch = limiter.inner.local.forget(name.as_bytes());
         Self { limiter, name, known, batch, may_have_happened: true, resets }
@@ -64,9 +66,10 @@ impl<'a> KeyChange<'a> {
 
 impl Drop for KeyChange<'_> {
     fn drop(&mut self) {
-        let newer = self.limiter.inner.local.forget(self.name.as_bytes());
+        // Finds no batch, because none is taken meanwhile. It ends the refusals that were learned, and restarts the queue.
+        drop(self.limiter.inner.local.forget(self.name.as_bytes()));
         let mut batch = self.batch.take();
-        if let Some(known) = self.known.as_ref().filter(|_| !self.may_have_happened && newer.is_none()) {
+        if let Some(known) = self.known.as_ref().filter(|_| !self.may_have_happened) {
             let now = self.limiter.now();
             let mut facts = known.facts();
             // Compare while holding the lock. Another change that has counted may have wiped what the batch was charged
@@ -77,7 +80,8 @@ impl Drop for KeyChange<'_> {
                 facts.lease = batch.take_if(|batch| now < batch.deadline);
             }
         }
-        for batch in batch.into_iter().chain(newer).filter(|batch| batch.left > 0) {
+        self.limiter.inner.local.change_ended(self.name.as_bytes());
+        if let Some(batch) = batch.filter(|batch| batch.left > 0) {
             self.limiter.give_back_later(self.name, &batch.plan, batch.stamp, batch.left);
         }
     }
@@ -116,5 +120,21 @@ mod tests {
             failing.end::<()>(Err(Error::new(ErrorKind::WrongType, "a list"))).unwrap_err();
             assert_eq!(left(&limiter, &name), (!reset_meanwhile).then_some(9));
         }
+    }
+
+    #[tokio::test]
+    async fn no_batch_is_taken_while_a_reset_is_under_way() {
+        let (limiter, name) = with_batch().await;
+        let pending = [KeyChange::begin(&limiter, &name), KeyChange::begin(&limiter, &name)];
+        for change in pending {
+            // The server may execute the reset after this charge and before its answer arrives.
+            assert!(limiter.allow("a").await.unwrap());
+            assert_eq!(left(&limiter, &name), None);
+            assert!(limiter.allow("b").await.unwrap());
+            assert!(left(&limiter, &limiter.record("b").unwrap()).is_some());
+            drop(change);
+        }
+        assert!(limiter.allow("a").await.unwrap());
+        assert!(left(&limiter, &name).is_some());
     }
 }

@@ -6,9 +6,10 @@ mod known;
 mod plans;
 mod queues;
 
+use std::collections::HashMap;
 use std::hash::{DefaultHasher, Hash, Hasher};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use quick_cache::sync::Cache;
 
@@ -45,6 +46,9 @@ pub(super) struct Local {
     before: usize,
     /// The numbers of charges, refunds and resets. A refusal that was requested before a change is not kept.
     changes: [AtomicU64; COUNTS],
+    /// The keys of resets and overrides whose outcome is not known yet, and how many each has. No batch of such a key is
+    /// taken.
+    changing: Mutex<HashMap<Vec<u8>, u64>>,
     /// The number of resets. A batch that was requested before a reset is not spent.
     resets: AtomicU64,
 }
@@ -61,6 +65,7 @@ impl Local {
             keys: Cache::new(KEYS),
             queues: KeyQueues::default(),
             changes: [const { AtomicU64::new(0) }; COUNTS],
+            changing: Mutex::default(),
             resets: AtomicU64::new(0),
         }
     }
@@ -129,6 +134,32 @@ impl Local {
     /// key's facts.
     pub(super) fn resets(&self) -> u64 {
         self.resets.load(Ordering::Acquire)
+    }
+
+    /// Notes that a reset or an override of a key begins. Call it before [`forget`](Self::forget).
+    pub(super) fn change_begins(&self, name: &[u8]) {
+        *self.changing().entry(self.key_of(name).to_owned()).or_default() += 1;
+    }
+
+    /// Notes that a reset or an override of a key has ended. Call it after [`forget`](Self::forget).
+    pub(super) fn change_ended(&self, name: &[u8]) {
+        let mut changing = self.changing();
+        if let Some(pending) = changing.get_mut(self.key_of(name)) {
+            *pending -= 1;
+            if *pending == 0 {
+                changing.remove(self.key_of(name));
+            }
+        }
+    }
+
+    /// Whether a reset or an override of a key is under way. Ask after [`resets`](Self::resets) was read: either a
+    /// change is seen here, or it is counted after that.
+    pub(super) fn is_changing(&self, name: &[u8]) -> bool {
+        self.changing().contains_key(self.key_of(name))
+    }
+
+    fn changing(&self) -> MutexGuard<'_, HashMap<Vec<u8>, u64>> {
+        self.changing.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Remembers that `cost` was refused. `changes` was read before the request was sent.
