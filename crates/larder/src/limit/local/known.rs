@@ -279,4 +279,17 @@ mod tests {
             assert!(local.decide(name, 1, &plan, &clock).is_none());
         }
     }
+
+    #[test]
+    fn a_change_of_one_key_ends_no_joint_refusal_of_others_in_a_busy_limiter() {
+        let local = Local::new("api", "~limit.1:{/api:");
+        // As many keys as a busy limiter charges while a joint refusal holds.
+        let same = (0..1_000).filter(|key| {
+            let before = local.changes(b"~limit.1:{/api:a}");
+            local.granted(format!("~limit.1:{{/api:{key}}}").as_bytes());
+            local.changes(b"~limit.1:{/api:a}") > before
+        });
+        let same = same.count();
+        assert!(same <= 2, "{same} of 1,000");
+    }
 }
