@@ -148,6 +148,10 @@ impl Facts {
         if refusals.len() >= REFUSALS {
             refusals.remove(0);
         }
+        if refusals.capacity() == 0 {
+            // Most keys have one: the vector would begin with room for four.
+            refusals.reserve_exact(1);
+        }
         refusals.push(KnownRefusal {
             cost,
             plan: plan.clone(),
@@ -291,5 +295,16 @@ mod tests {
         });
         let same = same.count();
         assert!(same <= 2, "{same} of 1,000");
+    }
+
+    #[test]
+    fn a_key_with_one_known_refusal_has_memory_for_one() {
+        let clock = Clock::Manual(Arc::default());
+        let local = Local::new("api", "~limit.1:{/api:");
+        let plan = local.plans.share(Plan::new(Quota::per_hour(100).into()).unwrap());
+        let (name, now) = (b"~limit.1:{/api:a}", clock.now());
+        let changes = local.changes(name);
+        local.refused(name, 1, &plan, &refusal(&plan, 60_000_000), (now, now), changes);
+        assert_eq!(local.known(name).unwrap().facts().refusals.capacity(), 1);
     }
 }
