@@ -158,7 +158,7 @@ impl RateLimiter {
         }
         let (asked, resets) = ((self.now(), self.changes(name)), local.resets());
         if local.is_changing(name.as_bytes()) {
-            // The store may charge a batch before it resets the key, and its answer may arrive before that of the reset.
+            // The store may charge a batch before it resets the key, and answer the batch first.
             drop(turn);
             return self.ask_store(name, plan, ChargeMode::All, cost).await;
         }

@@ -3,8 +3,8 @@
 //! This process may have a batch of the key's permits, charged before the change. After a reset they no longer count,
 //! so spending them would admit more than the limit; after an override they would be spent by quotas that no longer
 //! hold. So the batch is taken away before the request is sent. If the change certainly did not happen, and no other
-//! change has begun meanwhile, the batch can be spent again. Otherwise its permits are given back. No batch is requested
-//! meanwhile, and one that was requested before and arrives later is not spent: see `RateLimiter::lease`.
+//! change has begun meanwhile, the batch can be spent again. Otherwise its permits are given back. No batch is
+//! requested meanwhile, and one that was requested before and arrives later is not spent: see `RateLimiter::lease`.
 
 use std::sync::Arc;
 
@@ -66,7 +66,7 @@ impl<'a> KeyChange<'a> {
 
 impl Drop for KeyChange<'_> {
     fn drop(&mut self) {
-        // Finds no batch, because none is taken meanwhile. It ends the refusals that were learned, and restarts the queue.
+        // Finds no batch, because none is taken meanwhile. Ends what is known of refusals and restarts the queue.
         drop(self.limiter.inner.local.forget(self.name.as_bytes()));
         let mut batch = self.batch.take();
         if let Some(known) = self.known.as_ref().filter(|_| !self.may_have_happened) {

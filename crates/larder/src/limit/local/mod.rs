@@ -29,9 +29,8 @@ use queues::KeyQueues;
 /// The number of keys that are remembered.
 const KEYS: usize = 10_000;
 
-/// The number of counts of changes. The keys of a limiter share them, by a hash of the key. They are as many as the keys
-/// that a busy limiter charges within the time for which a refusal is known, because each ends the joint refusals of all
-/// keys with its count.
+/// The number of counts of changes. The keys of a limiter share them, by a hash of the key. A charge of one key ends
+/// the joint refusals of all keys with its count, so there are as many as a busy limiter charges keys in that time.
 const COUNTS: usize = 4096;
 
 /// The state that all handles of one limiter name share.
@@ -49,8 +48,8 @@ pub(super) struct Local {
     /// The numbers of charges, refunds and resets. A refusal that was requested before a change is not kept.
     /// Allocated by the first.
     changes: OnceLock<Box<[AtomicU64]>>,
-    /// The keys of resets and overrides whose outcome is not known yet, and how many each has. No batch of such a key is
-    /// taken.
+    /// The keys of resets and overrides whose outcome is not known yet, and how many each has. No batch of such a key
+    /// is taken.
     changing: Mutex<HashMap<Vec<u8>, u64>>,
     /// The number of resets. A batch that was requested before a reset is not spent.
     resets: AtomicU64,
