@@ -175,18 +175,26 @@ async fn a_request_costs_what_it_says_and_then_what_its_response_says() {
             let address = serve(Router::new().route("/", get(handler)).layer(layer)).await;
             let ask = async |fields: &[(&'static str, &str)]| {
                 let fields = [&[("x-user", "ann")], fields].concat();
-                ask(version, address, request(Method::GET, "/", &fields)).await.status
+                let answer = ask(version, address, request(Method::GET, "/", &fields)).await;
+                if let (StatusCode::OK, Some(field)) = (answer.status, answer.one("ratelimit")) {
+                    let left = format!(";r={};", tokens.remaining("ann").await.unwrap());
+                    assert!(field.contains(&left), "{store}: {field:?} {left}");
+                }
+                answer.status
             };
             let left = async || tokens.remaining("ann").await.unwrap();
             assert_eq!(ask(&[("x-cost", "30")]).await, 200);
             assert_eq!(left().await, 70, "{store}");
             assert_eq!(ask(&[("x-cost", "50"), ("x-used", "10")]).await, 200);
             assert_eq!(left().await, 60, "{store}");
+            assert_eq!(ask(&[("x-cost", "5"), ("x-used", "20")]).await, 200);
+            assert_eq!(left().await, 40, "{store}");
+            assert_eq!(ask(&[("x-cost", "1"), ("x-used", "0")]).await, 200);
             assert_eq!(ask(&[("x-cost", "0")]).await, 200);
-            assert_eq!(left().await, 60, "{store}: what costs nothing is not counted");
-            assert_eq!(ask(&[("x-cost", "61")]).await, 429);
+            assert_eq!(left().await, 40, "{store}: what costs nothing is not counted");
+            assert_eq!(ask(&[("x-cost", "41")]).await, 429);
             // The cost is more than was charged, and more than the limit: the rest is owed.
-            assert_eq!(ask(&[("x-cost", "10"), ("x-used", "150")]).await, 200);
+            assert_eq!(ask(&[("x-cost", "10"), ("x-used", "130")]).await, 200);
             assert_eq!((left().await, ask(&[]).await), (0, StatusCode::TOO_MANY_REQUESTS), "{store}");
             assert_eq!(tokens.check("ann").await.unwrap().remaining(), 0);
             // Of the 190 that count, 91 must leave the window before one more fits.

@@ -357,8 +357,8 @@ pub(super) const MUTANTS: &[Mutant] = &[
         "several keys are settled one after the other",
         &[switched(
             SERVICE,
-            "returned = join_all(settles).await;",
-            "for settle in settles { returned.push(settle.await); }",
+            "settled = join_all(settles).await;",
+            "for settle in settles { settled.push(settle.await); }",
         )],
         &[test("limits_axum_costs", "the_keys_of_several_limits_are_settled_at_the_same_time")],
     ),
@@ -630,9 +630,46 @@ pub(super) const MUTANTS: &[Mutant] = &[
             KEY_CHANGE,
             "Self { limiter, name, known, batch, may_have_happened: ",
             ["true", "false"],
-            " }",
+            ", resets }",
         )],
         &[leases("after_a_reset_without_an_answer_no_permit_from_before_it_is_spent")],
+    ),
+    mutant(
+        "a failed reset restores a batch that another reset has wiped",
+        &[switched(KEY_CHANGE, "alone && facts.lease.is_none()", "facts.lease.is_none()")],
+        &[unit(
+            "limit::key_change::tests::a_failed_change_restores_no_batch_that_another_change_has_wiped_meanwhile",
+        )],
+    ),
+    mutant(
+        "a batch is taken while the key is reset",
+        &[switched(LEASE, "local.is_changing(name.as_bytes())", "false")],
+        &[unit("limit::key_change::tests::no_batch_is_taken_while_a_reset_is_under_way")],
+    ),
+    mutant(
+        "a turn of an override is late by the limiter's own windows",
+        &[switched(
+            TURN,
+            "Quota::from_label(label).window().min(own)",
+            "own.min(Quota::from_label(label).window().max(own))",
+        )],
+        &[unit("limit::turn::tests::a_turn_of_an_override_is_late_by_its_window_where_that_is_shorter")],
+    ),
+    mutant(
+        "a caller whose refusal has ended sleeps until the first one's end",
+        &[switched(
+            QUEUE,
+            "one.asks_before(first_end, now)",
+            "one.refused_until.is_none() && one.asks_before(first_end, now)",
+        )],
+        &[unit(
+            "limit::wait_queue::tests::a_refusal_that_ended_while_others_were_asked_does_not_wait_for_the_first_callers_end",
+        )],
+    ),
+    mutant(
+        "the layer's fields forget a debt",
+        &[switched(FIELDS, ".saturating_sub(settled.charged)", "")],
+        &[costs("a_request_costs_what_it_says_and_then_what_its_response_says")],
     ),
     mutant(
         "the end of an override keeps the record for as long as the override",

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use http::{HeaderName, HeaderValue, Response, StatusCode};
 
-use crate::limit::{Decision, Quota};
+use crate::limit::{Decision, Quota, Settled};
 
 /// The response fields that report the limit to clients.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -57,9 +57,10 @@ impl LimitFields {
         }
     }
 
-    /// Adds permits that were given back.
-    pub(super) fn returned(self, permits: u64) -> Self {
-        Self { remaining: self.remaining.saturating_add(permits), ..self }
+    /// Adds permits that were given back, or subtracts those that were charged in addition.
+    pub(super) fn settled(self, settled: &Settled) -> Self {
+        let remaining = self.remaining.saturating_add(settled.returned).saturating_sub(settled.charged);
+        Self { remaining, ..self }
     }
 }
 

@@ -17,7 +17,7 @@ use super::key::{RequestHead, ResponseHead, shortened};
 use super::options::{LayerShared, Options};
 use super::refusal::{Problem, Refusal, Refuse, RefusedRequest, retry_after};
 use crate::error::{Error, ErrorKind, Result};
-use crate::limit::{DecidedBy, Decision, RateLimiter, Reservation, Reserve};
+use crate::limit::{DecidedBy, Decision, RateLimiter, Reservation, Reserve, Settled};
 use crate::telemetry::target;
 
 /// A service whose requests are limited. Made by [`RateLimitLayer`](super::RateLimitLayer).
@@ -158,15 +158,13 @@ impl Options {
         Some(settle(&ResponseHead::of(response), reservation.estimate()))
     }
 
-    /// Gives back or charges the difference. Returns the number of permits that were given back.
-    async fn settle(&self, reservation: Reservation, used: u64) -> u64 {
-        match reservation.settle_with_debt(used).await {
-            Ok(settled) => settled.returned,
-            Err(error) => {
-                tracing::debug!(target: target::HTTP, %error, limiter = self.limiter.name(), "a request's cost was not corrected");
-                0
-            }
+    /// Gives back or charges the difference. Returns `None` if that failed.
+    async fn settle(&self, reservation: Reservation, used: u64) -> Option<Settled> {
+        let settled = reservation.settle_with_debt(used).await;
+        if let Err(error) = &settled {
+            tracing::debug!(target: target::HTTP, %error, limiter = self.limiter.name(), "a request's cost was not corrected");
         }
+        settled.ok()
     }
 
     fn refused<B>(&self, asked: &RequestKeys, request: &Request<B>, decided: &Decided) {
@@ -294,7 +292,7 @@ where
                 decisions.add(limiter.name(), decision);
             }
             // Call the service, then settle its reservations by the response.
-            let mut returned = Vec::new();
+            let mut settled = Vec::new();
             let mut response = match refusal {
                 Some(response) => response,
                 None => {
@@ -304,13 +302,16 @@ where
                         let used = used.unwrap_or(reservation.estimate());
                         options.settle(reservation, used)
                     });
-                    returned = join_all(settles).await;
+                    settled = join_all(settles).await;
                     response
                 }
             };
             // Add the fields of each limiter to the response.
             for (place, (policies, limit_fields)) in limit_fields.into_iter().enumerate() {
-                let limit_fields = limit_fields.returned(returned.get(place).copied().unwrap_or(0));
+                let limit_fields = match settled.get(place) {
+                    Some(Some(settled)) => limit_fields.settled(settled),
+                    _ => limit_fields,
+                };
                 policies.write(options.fields, limit_fields, &mut response);
             }
             Ok(response)

@@ -149,15 +149,20 @@ impl RateLimiter {
             Poll::Pending if call::is_late() => Poll::Ready(None),
             turn => turn.map(Some),
         });
-        let Some(_turn) = turn.await else {
+        let Some(turn) = turn.await else {
             return self.without_store(name, plan, ChargeMode::All, cost, Error::timed_out(self.timeout()));
         };
         // Another caller may have refilled while this one waited.
         if let Some(decision) = local.decide(name.as_bytes(), cost, plan, &self.inner.context.clock) {
             return Ok(decision);
         }
-        // Take a new batch.
         let (asked, resets) = ((self.now(), self.changes(name)), local.resets());
+        if local.is_changing(name.as_bytes()) {
+            // The store may charge a batch before it resets the key, and answer the batch first.
+            drop(turn);
+            return self.ask_store(name, plan, ChargeMode::All, cost).await;
+        }
+        // Take a new batch.
         let charge_at = u64::try_from(span.as_micros()).unwrap_or(u64::MAX);
         let batch = lease.batch.max(cost);
         let take = ChargeMode::Half { least: cost };

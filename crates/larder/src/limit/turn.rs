@@ -3,10 +3,14 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::sync::oneshot;
+
 use super::decision::{DecidedBy, Decision};
+use super::quota::Quota;
 use super::request::drift;
 use super::{Plan, RateLimiter};
 use crate::clock::Tick;
+use crate::error::Error;
 use crate::name::Name;
 use crate::store::limit::{ChargeStamp, Charged, LimitStore};
 
@@ -78,7 +82,7 @@ impl BookedTurn {
     /// answer. If the answer took long, it may have been late, so the store's clock limits the time, too. A permit that
     /// was free at once may be used when its answer arrives, however long that took.
     fn latest(&self, due: Tick) -> Tick {
-        let late = tolerance(&self.plan);
+        let late = self.tolerance();
         let by_answer = due.after(late);
         if self.charged.wait == 0 || self.answered.since(self.sent) <= late {
             return by_answer;
@@ -88,21 +92,38 @@ impl BookedTurn {
         known.map_or(by_answer, |time| time.after(late).min(by_answer))
     }
 
+    /// Returns the longest delay after which the turn may be used. The quota of an override counts if that one booked
+    /// the turn.
+    fn tolerance(&self) -> Duration {
+        let own = self.plan.shortest;
+        let shortest = self.charged.label.map_or(own, |label| Quota::from_label(label).window().min(own));
+        (shortest / 60).min(LATEST).max(TIMER)
+    }
+
     /// Gives the turn back and waits until that is done, so that the caller's next request does not find it charged.
     async fn give_back(mut self) -> Option<Decision> {
         self.taken = true;
-        self.limiter.give_back_in_time(&self.name, self.charged.stamp, self.charged.granted).await;
+        let Self { limiter, name, charged, .. } = &self;
+        limiter.give_back_in_time(name, charged.stamp, charged.granted).await;
         None
     }
 }
 
 impl RateLimiter {
-    /// As `give_back` outside a call, with `response_timeout`.
-    pub(super) async fn give_back_in_time(&self, name: &Name, stamp: ChargeStamp, permits: u64) {
-        let given = self.give_back(name, stamp, permits);
-        if let Ok(Err(error)) = tokio::time::timeout(self.timeout(), given).await {
-            tracing::debug!(target: crate::telemetry::target::LIMIT, %error, "a booked turn could not be given back and counts until its window has passed");
-        }
+    /// Gives permits back in the background, so that it is done exactly once even if this future is dropped, and waits
+    /// until it is done. Returns the error if it failed.
+    pub(super) async fn give_back_in_time(
+        &self,
+        name: &Name,
+        stamp: ChargeStamp,
+        permits: u64,
+    ) -> Option<Error> {
+        let (answer, given) = oneshot::channel();
+        self.give_back_in_background(name, stamp, permits, move |given| {
+            // The receiver may be gone.
+            let _ = answer.send(given);
+        });
+        given.await.ok()?.err()
     }
 }
 
@@ -115,6 +136,62 @@ impl Drop for BookedTurn {
     }
 }
 
-fn tolerance(plan: &Plan) -> Duration {
-    (plan.shortest / 60).min(LATEST).max(TIMER)
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Larder;
+
+    fn booked(limiter: &RateLimiter, stamp: ChargeStamp, quota: Option<Quota>) -> BookedTurn {
+        let (now, label) = (limiter.now(), quota.map(Quota::label));
+        BookedTurn {
+            limiter: limiter.clone(),
+            name: limiter.record("a").unwrap(),
+            plan: limiter.plan(),
+            charged: Charged {
+                granted: 1,
+                binding: 0,
+                remaining: 0,
+                wait: 50_000,
+                reset: 100_000,
+                stamp,
+                label,
+            },
+            sent: now,
+            answered: now,
+            deadline: None,
+            restarts: 0,
+            taken: false,
+        }
+    }
+
+    #[tokio::test]
+    async fn a_turn_of_an_override_is_late_by_its_window_where_that_is_shorter() {
+        let larder = Larder::connect("memory:").await.unwrap();
+        let limiter = larder.rate_limiter("api", Quota::per_minute(100)).unwrap();
+        let millis = Duration::from_millis;
+        let over = |millis| Some(Quota::new(5, Duration::from_millis(millis)));
+        for (quota, late) in
+            [(over(100), TIMER), (over(600), millis(10)), (over(3_600_000), LATEST), (None, LATEST)]
+        {
+            let turn = booked(&limiter, ChargeStamp::default(), quota);
+            let due = BookedTurn::due(turn.answered, turn.charged.wait);
+            assert_eq!(turn.latest(due), due.after(late), "{quota:?}");
+        }
+    }
+
+    #[cfg(feature = "testing")]
+    #[tokio::test(start_paused = true)]
+    async fn a_turn_is_given_back_whole_although_its_caller_is_dropped_meanwhile() {
+        let (larder, world) = crate::testing::world().build();
+        let limiter = larder.rate_limiter("api", Quota::per_hour(1)).unwrap();
+        let stamp = limiter.check("a").await.unwrap().stamp;
+        let turn = booked(&limiter, stamp, None);
+        let (name, changes) = (turn.name.clone(), limiter.changes(&turn.name));
+        world.latency(Duration::from_millis(100));
+        assert!(futures_util::FutureExt::now_or_never(turn.give_back()).is_none());
+        world.advance(Duration::from_secs(1)).await;
+        // The refusals that are known end with it, and the callers that wait are woken.
+        assert!(limiter.changes(&name) > changes);
+        assert_eq!(limiter.remaining("a").await.unwrap(), 1);
+    }
 }

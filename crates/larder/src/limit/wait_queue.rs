@@ -53,6 +53,11 @@ impl QueuedCaller {
     fn latest(&self) -> Option<Tick> {
         (!self.at_once).then_some(self.deadline)
     }
+
+    /// Whether the caller cannot wait until `end`, when the first caller asks again, and is not known to be refused.
+    fn asks_before(&self, end: Tick, now: Tick) -> bool {
+        self.deadline < end && self.refused_until.is_none_or(|until| until <= now)
+    }
 }
 
 /// The result that a caller waits for.
@@ -195,9 +200,8 @@ impl QueueState {
     /// the same cost and the same quotas together.
     fn impatient(&mut self, name: &Name, end: Tick, now: Tick) -> Vec<(Arc<Plan>, Vec<QueuedCaller>)> {
         let mut groups: Vec<(Arc<Plan>, Vec<QueuedCaller>)> = Vec::new();
-        let asks =
-            |one: &QueuedCaller| one.deadline < end && one.refused_until.is_none_or(|until| until <= now);
-        let (asking, waiting) = self.waiting.drain(..).partition::<VecDeque<_>, _>(asks);
+        let (asking, waiting) =
+            self.waiting.drain(..).partition::<VecDeque<_>, _>(|one| one.asks_before(end, now));
         self.waiting = waiting;
         for one in asking {
             let plan = one.plan(name);
@@ -386,24 +390,23 @@ impl Booking {
 
     /// Sleeps until the refusal of the first caller ends, or an earlier one for which a caller waits, unless the queue
     /// changes so that asking earlier makes sense. Returns at once if the first caller was not refused.
-    async fn sleep(&self, end: Tick, limiter: &RateLimiter) {
+    async fn sleep(&self, first_end: Tick, limiter: &RateLimiter) {
         let now = limiter.now();
         let (first, end) = {
             let state = self.queue.state();
             let refused = |one: &&QueuedCaller| one.refused_until.is_some_and(|until| until > now);
             let Some(first) = state.waiting.front().filter(refused).map(|one| one.ticket) else { return };
-            // Refusals that have ended belong to callers that wait for the first one.
+            // A refusal that has ended belongs to a caller that waits for the first one, or that asks at once, below.
             let ends = state.waiting.iter().filter_map(|one| one.refused_until).filter(|until| *until > now);
-            (first, ends.fold(end, Ord::min))
+            (first, ends.fold(first_end, Ord::min))
         };
         let sleep = tokio::time::sleep(end.since(now));
         tokio::pin!(sleep);
         loop {
             {
-                let state = self.queue.state();
-                let asks = |one: &QueuedCaller| {
-                    one.refused_until.is_none() && one.deadline < end && !one.answer.is_closed()
-                };
+                // Also before the first sleep: a refusal may have ended while the callers of other costs were asked.
+                let (state, now) = (self.queue.state(), limiter.now());
+                let asks = |one: &QueuedCaller| one.asks_before(first_end, now) && !one.answer.is_closed();
                 let here =
                     state.waiting.front().is_some_and(|one| one.ticket == first && !one.answer.is_closed());
                 if state.changed || !here || state.waiting.iter().any(asks) {
@@ -431,4 +434,43 @@ impl Refused {
 
 fn micros(span: Duration) -> u64 {
     u64::try_from(span.as_micros()).unwrap_or(u64::MAX).min(1 << 50)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_refusal_that_ended_while_others_were_asked_does_not_wait_for_the_first_callers_end() {
+        let larder = crate::Larder::connect("memory:").await.unwrap();
+        let limiter = larder.rate_limiter("api", crate::Quota::per_hour(3)).unwrap();
+        let (name, now) = (limiter.record("a").unwrap(), limiter.now());
+        let after = |secs| now.after(Duration::from_secs(secs));
+        let queue = Arc::<WaitQueue>::default();
+        let join = |cost, deadline, refused_until| {
+            let (answer, answered) = oneshot::channel();
+            let (ticket, limiter) = (queue.ticket(), limiter.clone());
+            queue.join(QueuedCaller {
+                ticket,
+                cost,
+                deadline,
+                at_once: false,
+                refused_until,
+                limiter,
+                answer,
+            });
+            answered
+        };
+        let end = after(7200);
+        let _first = join(3, after(9000), Some(end));
+        let _patient = join(1, after(8000), Some(now));
+        let task = Booking { queue: queue.clone(), name, finished: false };
+        let wakes = async || {
+            let slept = tokio::time::timeout(Duration::from_millis(20), task.sleep(end, &limiter)).await;
+            slept.is_ok()
+        };
+        assert!(!wakes().await, "a caller that can wait until the first one's end does");
+        let _ended = join(2, after(5000), Some(now));
+        assert!(wakes().await, "one that cannot is asked for");
+    }
 }

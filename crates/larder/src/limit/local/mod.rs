@@ -6,9 +6,10 @@ mod known;
 mod plans;
 mod queues;
 
+use std::collections::HashMap;
 use std::hash::{DefaultHasher, Hash, Hasher};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use quick_cache::sync::Cache;
 
@@ -28,8 +29,9 @@ use queues::KeyQueues;
 /// The number of keys that are remembered.
 const KEYS: usize = 10_000;
 
-/// The number of counts of changes. The keys of a limiter share them, by a hash of the key.
-const COUNTS: usize = 256;
+/// The number of counts of changes. The keys of a limiter share them, by a hash of the key. A charge of one key ends
+/// the joint refusals of all keys with its count, so there are as many as a busy limiter charges keys in that time.
+const COUNTS: usize = 4096;
 
 /// The state that all handles of one limiter name share.
 pub(super) struct Local {
@@ -44,7 +46,11 @@ pub(super) struct Local {
     /// The number of bytes before the key in a record's name.
     before: usize,
     /// The numbers of charges, refunds and resets. A refusal that was requested before a change is not kept.
-    changes: [AtomicU64; COUNTS],
+    /// Allocated by the first.
+    changes: OnceLock<Box<[AtomicU64]>>,
+    /// The keys of resets and overrides whose outcome is not known yet, and how many each has. No batch of such a key
+    /// is taken.
+    changing: Mutex<HashMap<Vec<u8>, u64>>,
     /// The number of resets. A batch that was requested before a reset is not spent.
     resets: AtomicU64,
 }
@@ -60,7 +66,8 @@ impl Local {
             plans: Plans::default(),
             keys: Cache::new(KEYS),
             queues: KeyQueues::default(),
-            changes: [const { AtomicU64::new(0) }; COUNTS],
+            changes: OnceLock::new(),
+            changing: Mutex::default(),
             resets: AtomicU64::new(0),
         }
     }
@@ -115,20 +122,47 @@ impl Local {
 
     /// Returns the change count of a key. Read it before a request that may be refused.
     pub(super) fn changes(&self, name: &[u8]) -> u64 {
-        self.count(name).map_or(0, |count| count.load(Ordering::Acquire))
+        let count = self.changes.get().and_then(|counts| self.count(counts, name));
+        count.map_or(0, |count| count.load(Ordering::Acquire))
     }
 
-    fn count(&self, name: &[u8]) -> Option<&AtomicU64> {
+    fn count<'a>(&self, counts: &'a [AtomicU64], name: &[u8]) -> Option<&'a AtomicU64> {
         let mut hasher = DefaultHasher::new();
         self.key_of(name).hash(&mut hasher);
         let hash = usize::try_from(hasher.finish() % COUNTS as u64).unwrap_or_default();
-        self.changes.get(hash)
+        counts.get(hash)
     }
 
     /// Returns the reset count. Read it before a batch is requested, and compare it while holding the lock of the
     /// key's facts.
     pub(super) fn resets(&self) -> u64 {
         self.resets.load(Ordering::Acquire)
+    }
+
+    /// Notes that a reset or an override of a key begins. Call it before [`forget`](Self::forget).
+    pub(super) fn change_begins(&self, name: &[u8]) {
+        *self.changing().entry(self.key_of(name).to_owned()).or_default() += 1;
+    }
+
+    /// Notes that a reset or an override of a key has ended. Call it after [`forget`](Self::forget).
+    pub(super) fn change_ended(&self, name: &[u8]) {
+        let mut changing = self.changing();
+        if let Some(pending) = changing.get_mut(self.key_of(name)) {
+            *pending -= 1;
+            if *pending == 0 {
+                changing.remove(self.key_of(name));
+            }
+        }
+    }
+
+    /// Whether a reset or an override of a key is under way. Ask after [`resets`](Self::resets) was read: either a
+    /// change is seen here, or it is counted after that.
+    pub(super) fn is_changing(&self, name: &[u8]) -> bool {
+        self.changing().contains_key(self.key_of(name))
+    }
+
+    fn changing(&self) -> MutexGuard<'_, HashMap<Vec<u8>, u64>> {
+        self.changing.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Remembers that `cost` was refused. `changes` was read before the request was sent.
@@ -183,7 +217,8 @@ impl Local {
     /// Notes that a key was or may have been charged: the waits of known refusals are too short now. A refusal whose
     /// answer is still under way is not kept either, because the store may have decided it before the charge.
     pub(super) fn granted(&self, name: &[u8]) {
-        if let Some(count) = self.count(name) {
+        let counts = self.changes.get_or_init(|| (0..COUNTS).map(|_| AtomicU64::new(0)).collect());
+        if let Some(count) = self.count(counts, name) {
             count.fetch_add(1, Ordering::AcqRel);
         }
         if let Some(known) = self.known(name) {

@@ -1,11 +1,11 @@
 //! What a server reports about itself when a connection opens: its role, its run id, its version, and whether it
 //! evicts.
 //!
-//! The `HELLO` of the login reports the version. Redis 6.0 checks it against the rights of the default user, so the role
-//! comes from a second `HELLO`, which the connection's own user must be allowed, as heartbeats ask for it again. It needs
-//! no permission since Redis 6.2. If it is refused, `ROLE` is asked. If that is refused, too, the role stays unknown, and
-//! the server is treated as a master. The run id comes from `INFO`, and stays unknown if that is refused. These questions
-//! are part of the login's round trip.
+//! The `HELLO` of the login reports the version. Redis 6.0 checks it against the rights of the default user, so the
+//! role comes from a second `HELLO`, which the connection's own user must be allowed, as heartbeats ask for it again.
+//! It needs no permission since Redis 6.2. If it is refused, `ROLE` is asked. If that is refused, too, the role stays
+//! unknown, and the server is treated as a master. The run id comes from `INFO`, and stays unknown if that is refused.
+//! These questions are part of the login's round trip.
 
 use super::delete_if::DeleteIf;
 use super::time::TimeAnswer;

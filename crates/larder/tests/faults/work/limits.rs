@@ -45,9 +45,9 @@ async fn ask(scene: Arc<Scene>, number: usize, mut rng: StdRng) {
     }
 }
 
-/// R2: of ten permits, six are taken, six are refused, and four are still there. The key was not used within the window,
-/// and of calls that fail nothing is known. Keys come again after some minutes, so that a limiter's table of known keys
-/// does not fill for as long as the run lasts.
+/// R2: of ten permits, six are taken, six are refused, and four are still there. The key was not used within the
+/// window, and of calls that fail nothing is known. Keys come again after some minutes, so that a limiter's table of
+/// known keys does not fill for as long as the run lasts.
 async fn refuse(scene: Arc<Scene>, mut rng: StdRng) {
     let limiter = scene.larder.rate_limiter("refused", Quota::per_minute(10)).unwrap();
     for trial in 0_u64.. {
