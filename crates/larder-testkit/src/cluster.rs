@@ -236,6 +236,8 @@ impl Cluster {
             // Used after restarts.
             node.command(&["CONFIG", "REWRITE"]);
         }
+        // With the first, short timeout a busy machine may have made a node look down since.
+        eventually("the cluster is up", LIMIT, || self.is_ok().then_some(()));
     }
 
     fn is_ok(&self) -> bool {

@@ -630,7 +630,6 @@ async fn events_are_as_listed_and_hold_no_key_no_value_and_no_password() {
         "a request has no peer address and shares one limit with all such requests: see ClientIp::peer",
         "all connections to the server dial again",
         "the credentials provider failed: using its last credentials",
-        "a booked turn could not be given back and counts until its window has passed",
         "the queue of invalidations is full: deletions of Format::Plain caches are lost",
         "the server refuses queued invalidations: retrying",
         "the queue of invalidations is full: a cache will be cleared",

@@ -208,6 +208,7 @@ fn top_shows_what_is_there_follows_the_terminals_size_and_outlives_a_restart() {
     top.until("the process", |text| text.contains("web-3") && text.contains("PROCESS"));
     top.capture("80x24-processes");
     top.press("3");
+    top.until("the limiter again", |text| text.contains("LIMITER") && !text.contains("PROCESS"));
 
     top.resize(50, 200);
     top.until("all four tables", |text| {
