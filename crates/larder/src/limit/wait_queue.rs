@@ -3,7 +3,7 @@
 //! The task asks the store for the first caller and all that fit behind it, in one request. The store grants as
 //! much as is free now, or else as much as is free at the earliest time at which the first caller's cost fits.
 //! Callers that join meanwhile share the next request. A record cannot book further ahead than a window; for a
-//! later turn the task sleeps and asks again when the turn is nearer. The task wakes up when permits are given
+//! later turn the task sleeps and asks again at the end of that wait. The task wakes up when permits are given
 //! back, the key is reset, the quotas change, the first caller leaves, or a caller joins that cannot wait so long.
 //!
 //! A caller that cannot wait for the first caller's turn, and has another cost or other quotas, gets a turn of its own
