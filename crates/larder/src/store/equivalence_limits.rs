@@ -217,3 +217,36 @@ fn both_stores_decide_the_same_at_every_time() {
         })
         .unwrap_or_else(|failure| panic!("{failure}"));
 }
+
+/// A handle of other quotas ends an override, or there was none: the charges of the record's own quotas are not
+/// forgotten before they are back, though most of them do not set the time to live.
+#[test]
+fn an_override_ended_by_other_quotas_lets_no_record_expire_early() {
+    let stores = Stores::default();
+    let own = |rule, limit, width| [QuotaSpec { rule, limit, width }];
+    let other = own(Rule::Gcra, 3, 1_000_000);
+    for terms in [
+        own(Rule::Buckets, 5, 1_000_000),
+        own(Rule::Buckets, 70_000, 1_000_000),
+        own(Rule::Log, 5, 60_000_000),
+        own(Rule::Log, 5, 10_000_001),
+    ] {
+        for later in [1, 999_999, 1_666_666, 1_666_667, 9_999_999, 10_000_001] {
+            let mut both = stores.history();
+            let charge = |both: &mut Both<'_>| {
+                let take = ChargeMode::All;
+                let ask = Charge { terms: &terms, take, cost: 1, charge_at: 0, max_wait: 0, penalty: None };
+                let (expected, found) = both.charge(ask);
+                assert_eq!(expected, found, "memory left, server right, {terms:?} {later}");
+                assert!(
+                    both.lives_until() >= both.clock + found.reset,
+                    "{terms:?}, {later} microseconds later"
+                );
+            };
+            charge(&mut both);
+            both.set_override(&[], &other, Duration::from_micros(1));
+            both.clock += later;
+            charge(&mut both);
+        }
+    }
+}

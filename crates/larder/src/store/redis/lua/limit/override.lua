@@ -5,8 +5,8 @@
 --   are in front of a record (25 each). Without the latter the override ends. No argument reads the override
 -- Reply: {microseconds left, its terms} of the override before the change
 -- include limit/read.lua: ask, clock, record
--- include limit/limit.lua: over, over_lives, over_terms, blocked, quiet, before_record, now, terms_from, terms_at,
---   ends, tracks_for
+-- include limit/limit.lua: BUCKETS, over, over_lives, over_terms, blocked, quiet, before_record, latest, now,
+--   terms_from, terms_at, tracks_of, ends, tracks_for
 local answer = { over > 0 and over - clock or 0, over_terms }
 if ask == '' then
   return answer
@@ -31,6 +31,19 @@ if record then
     for _, track in ipairs((tracks_for(terms))) do
       local source = track.source
       last = math.max(last, ends(track), source and source.arrival or 0)
+    end
+  end
+  -- The record's own tracks may be of neither. charge.lua does not set the time to live for a charge in the same sixth
+  -- of a window as the latest one, so the record lives until such a charge is back, at the end of the sixth.
+  for _, track in ipairs(tracks_of()) do
+    local width, window = track.width, 0
+    if track.counts then
+      width, window = width * BUCKETS / 6, width * (BUCKETS + 1)
+    elseif track.log then
+      width, window = width / 6, width
+    end
+    if window > 0 then
+      last = math.max(last, math.ceil((math.floor(latest / width) + 1) * width) + window)
     end
   end
   rest = math.max(own_lives, over_lives) + math.ceil((now - clock) / 1000)
