@@ -9,6 +9,8 @@ mod packages;
 mod pages;
 mod programs;
 mod prose;
+#[cfg(test)]
+mod rooms;
 mod run;
 mod server;
 mod test;

@@ -14,14 +14,13 @@ use crate::credentials::{CredentialSource, Credentials};
 use crate::endpoint::Secret;
 use crate::error::{Error, Result};
 use crate::keyspace::Keyspace;
-use crate::larder::Larder;
 use crate::near::Invalidations;
 use crate::random::Random;
 use crate::store::AnyStore;
 use crate::store::memory::{Bounds, MemoryStore};
 use crate::url::{self, Target};
 
-/// The settings of a [`Larder`]. Made by [`Larder::builder`].
+/// The settings of a [`Larder`](crate::Larder). Made by [`Larder::builder`](crate::Larder::builder).
 ///
 /// ```
 /// # #[tokio::main(flavor = "current_thread")]
@@ -104,7 +103,8 @@ impl LarderBuilder {
         Self { clock, ..self }
     }
 
-    /// Sets the URL to connect to, in a form that [`Larder::connect`] lists. Default: `memory:`.
+    /// Sets the URL to connect to, in a form that [`Larder::connect`](crate::Larder::connect) lists. Default:
+    /// `memory:`.
     pub fn url(mut self, url: impl Into<String>) -> Self {
         self.url = Some(url.into());
         self
@@ -136,9 +136,9 @@ impl LarderBuilder {
 
     /// Sets a provider of user and password, in place of fixed ones: for short-lived tokens, or a secret that is
     /// rotated. The provider is asked at each dial, again before its answer [expires](Credentials::valid_for), and by
-    /// [`Larder::renew_credentials`]. Its time counts towards the `connect_timeout`. Open connections authenticate
-    /// again without interruption. It serves the servers of the URL; sentinels and the server of
-    /// [`coordination`](Self::coordination) have their own settings. Default: none.
+    /// [`Larder::renew_credentials`](crate::Larder::renew_credentials). Its time counts towards the `connect_timeout`.
+    /// Open connections authenticate again without interruption. It serves the servers of the URL; sentinels and the
+    /// server of [`coordination`](Self::coordination) have their own settings. Default: none.
     ///
     /// ```no_run
     /// # async fn token() -> Result<String, std::io::Error> { Ok(String::new()) }
@@ -286,36 +286,11 @@ impl LarderBuilder {
     /// announced.
     ///
     /// A small JSON record is stored at once, every 10 s after that with a time to live of 35 s, and removed by
-    /// [`close`](Larder::close): name, host, process id, larder's version, uptime and counters; no keys. The name has 1
-    /// to 64 characters of printable ASCII without spaces.
+    /// [`close`](crate::Larder::close): name, host, process id, larder's version, uptime and counters; no keys. The
+    /// name has 1 to 64 characters of printable ASCII without spaces.
     pub fn presence(mut self, name: impl Into<String>) -> Self {
         self.presence = Some(name.into());
         self
-    }
-
-    /// Connects and waits until the store answers.
-    ///
-    /// # Errors
-    ///
-    /// The same as [`Larder::connect`].
-    ///
-    /// # Cancel safety
-    ///
-    /// Dropping the future ends the attempt.
-    pub async fn connect(self) -> Result<Larder> {
-        let context = self.start()?;
-        context.ready().await?;
-        Ok(Larder::new(context))
-    }
-
-    /// Returns at once, and opens the connections in the background: see [`Larder::connect_lazy`].
-    ///
-    /// # Errors
-    ///
-    /// - [`InvalidUrl`](crate::ErrorKind::InvalidUrl), [`InvalidSetting`](crate::ErrorKind::InvalidSetting): correct
-    ///   the URL or the setting.
-    pub fn connect_lazy(self) -> Result<Larder> {
-        self.start().map(Larder::new)
     }
 
     pub(crate) fn call_limits(&self) -> CallLimits {
@@ -326,8 +301,9 @@ impl LarderBuilder {
         }
     }
 
-    /// Makes the state that all handles share, and begins to open its connections.
-    fn start(self) -> Result<Arc<Context>> {
+    /// Makes the state that all handles share, and begins to open its connections. Also returns the name under which
+    /// the process announces itself.
+    pub(crate) fn start(self) -> Result<(Arc<Context>, Option<String>)> {
         self.check()?;
         let keyspace = Keyspace::new(self.namespace.as_deref())?;
         let limits = self.call_limits();
@@ -369,12 +345,11 @@ impl LarderBuilder {
         };
         let context = Context::new(store, invalidations, keyspace, limits, clock, random)
             .with_credentials(credentials)
-            .with_presence(presence)
             .with_coordination(coordination, strict)
             .with_background(background, background_store, background_coordination);
         let context = Arc::new(context);
         crate::recency::start(&context);
-        Ok(context)
+        Ok((context, presence))
     }
 }
 

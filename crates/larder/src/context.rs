@@ -23,7 +23,6 @@ use crate::invalidation::{self, Delivery, Invalidation, InvalidationQueue, Start
 use crate::keyspace::Keyspace;
 use crate::name::Name;
 use crate::near::{Asking, Invalidations};
-use crate::presence::Presence;
 use crate::random::Random;
 use crate::stats::Stats;
 use crate::store::limit::{ChargeStamp, LimitStore};
@@ -53,7 +52,6 @@ pub(crate) struct Context {
     pub(crate) random: Random,
     /// The tokens of attempts and loads.
     pub(crate) tokens: Tokens,
-    pub(crate) presence: Presence,
     pub(crate) invalidations: Arc<Invalidations>,
     /// The versions that readers are asking for.
     pub(crate) asking: Asking,
@@ -128,7 +126,6 @@ impl Context {
             limits,
             clock,
             tokens: Tokens::new(random.clone()),
-            presence: Presence::new(None),
             random,
             invalidations,
             asking: Asking::default(),
@@ -161,11 +158,6 @@ impl Context {
     /// Adds a provider of credentials.
     pub(crate) fn with_credentials(self, credentials: Option<Arc<CredentialSource>>) -> Self {
         Self { credentials, ..self }
-    }
-
-    /// Adds the name under which this process announces itself.
-    pub(crate) fn with_presence(self, name: Option<String>) -> Self {
-        Self { presence: Presence::new(name), ..self }
     }
 
     /// Adds a second store, for locks and limits.

@@ -1,5 +1,7 @@
 //! The handle that connects, names things and hands them out.
 
+mod connect;
+
 use std::fmt;
 use std::sync::Arc;
 
@@ -11,6 +13,7 @@ use crate::error::{Error, Result};
 use crate::health::Health;
 use crate::limit::{LimitKey, Quotas, RateLimiter, Together, together};
 use crate::lock::{Coordinator, Election, Job, Lock, LockGroup, RwLock, Semaphore, SeveralLocks};
+use crate::presence::Presence;
 use crate::stats::Stats;
 use crate::store::Store;
 use crate::value::Value;
@@ -42,6 +45,7 @@ use crate::value::Value;
 pub struct Larder {
     context: Arc<Context>,
     locks: Arc<Coordinator>,
+    presence: Arc<Presence>,
 }
 
 impl Larder {
@@ -109,10 +113,13 @@ impl Larder {
         LarderBuilder::default()
     }
 
-    pub(crate) fn new(context: Arc<Context>) -> Self {
-        let locks = Arc::new(Coordinator::new(context.clone()));
-        crate::presence::start(&context, &locks);
-        Self { locks, context }
+    /// Makes the handle of a context. With a name, the process announces itself.
+    pub(crate) fn new(context: Arc<Context>, name: Option<String>) -> Self {
+        let presence = Arc::new(Presence::new(context.clone(), name));
+        let locks = Arc::new(Coordinator::new(context.clone(), presence.clone()));
+        let weak = Arc::downgrade(&locks);
+        presence.start(move || weak.upgrade().map(|locks| locks.stats()));
+        Self { context, locks, presence }
     }
 
     /// Checks that the server answers. Costs one round trip.
@@ -355,12 +362,7 @@ impl Larder {
     #[cfg(feature = "admin")]
     #[must_use]
     pub fn admin(&self) -> crate::admin::Admin {
-        crate::admin::Admin::new(self.clone())
-    }
-
-    #[cfg(feature = "admin")]
-    pub(crate) fn context(&self) -> &Arc<Context> {
-        &self.context
+        crate::admin::Admin::new(self.context.clone())
     }
 
     /// Returns the counts since this `Larder` was made.
@@ -404,7 +406,7 @@ impl Larder {
     pub async fn close(&self) -> Result<()> {
         self.context.begin_closing();
         self.locks.close().await;
-        crate::presence::withdraw(&self.context).await;
+        self.presence.withdraw().await;
         self.context.close().await;
         Ok(())
     }

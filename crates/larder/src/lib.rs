@@ -57,6 +57,7 @@
 #[cfg(feature = "admin")]
 pub mod admin;
 mod background;
+mod backoff;
 mod builder;
 mod cache;
 mod caches;
@@ -68,6 +69,7 @@ mod credentials;
 mod endpoint;
 mod envelope;
 mod error;
+mod fence;
 pub mod guide;
 mod health;
 #[cfg(feature = "tower")]

@@ -17,9 +17,8 @@ use tokio::time::timeout;
 use crate::background::Resident;
 use crate::context::Context;
 use crate::error::{Error, ErrorKind, Result};
-use crate::lock::Coordinator;
 use crate::name::Name;
-use crate::stats::Stats;
+use crate::stats::{LockStats, Stats};
 use crate::store::lock::process_suffix;
 use crate::store::presence::PresenceStore;
 use crate::store::{AnyStore, Store};
@@ -37,6 +36,7 @@ const MAX_WAIT: Duration = Duration::from_millis(250);
 
 /// The name of this process for others, if it is announced, and what is known about other processes' names.
 pub(crate) struct Presence {
+    context: Arc<Context>,
     name: Option<String>,
     began: Instant,
     /// The id under which the index lists this process.
@@ -126,8 +126,9 @@ pub(crate) fn check(name: &str) -> Result<()> {
 }
 
 impl Presence {
-    pub(crate) fn new(name: Option<String>) -> Self {
+    pub(crate) fn new(context: Arc<Context>, name: Option<String>) -> Self {
         Self {
+            context,
             name,
             began: Instant::now(),
             member: OnceLock::new(),
@@ -135,24 +136,97 @@ impl Presence {
             refused: AtomicBool::new(false),
         }
     }
-}
 
-/// Announces the process from now on, if it is to be. The loop ends with the `Larder`.
-pub(crate) fn start(context: &Arc<Context>, locks: &Arc<Coordinator>) {
-    if context.presence.name.is_none() {
-        return;
+    /// Announces the process from now on, if it has a name. `locks` returns the counts of its locks. The loop ends
+    /// with the `Larder`, when `locks` returns `None`.
+    pub(crate) fn start(self: &Arc<Self>, locks: impl Fn() -> Option<LockStats> + Send + Sync + 'static) {
+        if self.name.is_none() {
+            return;
+        }
+        let (weak, locks) = (Arc::downgrade(self), Arc::new(locks));
+        self.context.background.ensure(&self.resident, move || move || run(weak.clone(), locks.clone()));
     }
-    let (weak, locks) = (Arc::downgrade(context), Arc::downgrade(locks));
-    context.background.ensure(&context.presence.resident, move || move || run(weak.clone(), locks.clone()));
+
+    async fn announce(&self, store: &AnyStore, stats: &Stats) -> Result<()> {
+        let Some(name) = self.name.clone() else { return Ok(()) };
+        let (member, ids) = self.ids();
+        let (host, pid) = process_suffix().trim_start().rsplit_once(':').unwrap_or_default();
+        let record = Record {
+            name,
+            host: host.to_owned(),
+            pid: pid.parse().unwrap_or_default(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            ids: ids.iter().map(|id| format!("{id:08x}")).collect(),
+            at: store.now(),
+            uptime: u64::try_from(self.began.elapsed().as_millis()).unwrap_or(u64::MAX),
+            counters: stats.into(),
+        };
+        let record = serde_json::to_vec(&record).map_err(|error| {
+            Error::with_source(ErrorKind::Encode, "the record could not be written", error)
+        })?;
+        let (index, names) = (self.context.keyspace.processes(), self.names(&ids));
+        store.announce(&index, member, &names, Bytes::from(record), KEPT).await
+    }
+
+    /// Removes the record. The loop has ended before, so it does not write it again.
+    pub(crate) async fn withdraw(&self) {
+        if self.name.is_none() {
+            return;
+        }
+        let (member, ids) = self.ids();
+        let (index, names) = (self.context.keyspace.processes(), self.names(&ids));
+        let withdrawn = self.context.background_store_even_closed().withdraw(&index, member, &names);
+        // If this fails, the record expires.
+        let _ = timeout(self.context.limits.response_timeout, withdrawn).await;
+    }
+
+    /// Returns the id under which this process is listed, and all ids of its tokens, that one included.
+    fn ids(&self) -> (u32, Vec<u32>) {
+        let member = *self.member.get_or_init(|| id_of(self.context.tokens.next()));
+        let mut ids = self.context.tokens.ids();
+        if !ids.contains(&member) {
+            ids.push(member);
+        }
+        (member, ids)
+    }
+
+    fn names(&self, ids: &[u32]) -> Vec<Name> {
+        ids.iter().map(|id| self.context.keyspace.process(*id)).collect()
+    }
+
+    /// Returns the name that the process of a token has given itself, if it announced itself. One round trip, none
+    /// for this process. An error counts as no name.
+    pub(crate) async fn name_of(&self, token: u64) -> Option<String> {
+        let (context, id) = (&self.context, id_of(token));
+        if context.tokens.ids().contains(&id) {
+            return self.name.clone();
+        }
+        if self.refused.load(Ordering::Relaxed) {
+            return None;
+        }
+        let name = context.keyspace.process(id);
+        match timeout(MAX_WAIT.min(context.limits.response_timeout / 2), context.store().ok()?.get(&name))
+            .await
+        {
+            Ok(Ok(bytes)) => Record::read(&bytes?).map(|record| record.name),
+            Ok(Err(error)) => {
+                if error.kind() == ErrorKind::Permission {
+                    self.refused.store(true, Ordering::Relaxed);
+                }
+                None
+            }
+            Err(_) => None,
+        }
+    }
 }
 
-async fn run(context: Weak<Context>, locks: Weak<Coordinator>) {
+async fn run(presence: Weak<Presence>, locks: Arc<impl Fn() -> Option<LockStats>>) {
     loop {
-        if let (Some(context), Some(locks)) = (context.upgrade(), locks.upgrade()) {
+        if let (Some(presence), Some(locks)) = (presence.upgrade(), locks()) {
+            let context = &presence.context;
             let Ok(store) = context.background_store() else { return };
-            let stats = Stats { locks: locks.stats(), ..context.stats() };
-            let announced = announce(&context, store, &stats);
-            let announced = timeout(context.limits.response_timeout, announced);
+            let stats = Stats { locks, ..context.stats() };
+            let announced = timeout(context.limits.response_timeout, presence.announce(store, &stats));
             // A panic, for example in a subscriber to events, must not end this loop.
             if let Ok(Ok(Err(error))) = AssertUnwindSafe(announced).catch_unwind().await {
                 tracing::debug!(target: target::CONNECTION, %error, "the process could not announce itself: retrying");
@@ -161,75 +235,5 @@ async fn run(context: Weak<Context>, locks: Weak<Coordinator>) {
             return;
         }
         tokio::time::sleep(PERIOD).await;
-    }
-}
-
-async fn announce(context: &Context, store: &AnyStore, stats: &Stats) -> Result<()> {
-    let Some(name) = context.presence.name.clone() else { return Ok(()) };
-    let (member, ids) = ids(context);
-    let (host, pid) = process_suffix().trim_start().rsplit_once(':').unwrap_or_default();
-    let record = Record {
-        name,
-        host: host.to_owned(),
-        pid: pid.parse().unwrap_or_default(),
-        version: env!("CARGO_PKG_VERSION").to_owned(),
-        ids: ids.iter().map(|id| format!("{id:08x}")).collect(),
-        at: store.now(),
-        uptime: u64::try_from(context.presence.began.elapsed().as_millis()).unwrap_or(u64::MAX),
-        counters: stats.into(),
-    };
-    let record = serde_json::to_vec(&record)
-        .map_err(|error| Error::with_source(ErrorKind::Encode, "the record could not be written", error))?;
-    let names = names(context, &ids);
-    store.announce(&context.keyspace.processes(), member, &names, Bytes::from(record), KEPT).await
-}
-
-/// Removes the record. The loop has ended before, so it does not write it again.
-pub(crate) async fn withdraw(context: &Context) {
-    if context.presence.name.is_none() {
-        return;
-    }
-    let (member, ids) = ids(context);
-    let names = names(context, &ids);
-    let index = context.keyspace.processes();
-    let withdrawn = context.background_store_even_closed().withdraw(&index, member, &names);
-    // If this fails, the record expires.
-    let _ = timeout(context.limits.response_timeout, withdrawn).await;
-}
-
-/// Returns the id under which this process is listed, and all ids of its tokens, that one included.
-fn ids(context: &Context) -> (u32, Vec<u32>) {
-    let member = *context.presence.member.get_or_init(|| id_of(context.tokens.next()));
-    let mut ids = context.tokens.ids();
-    if !ids.contains(&member) {
-        ids.push(member);
-    }
-    (member, ids)
-}
-
-fn names(context: &Context, ids: &[u32]) -> Vec<Name> {
-    ids.iter().map(|id| context.keyspace.process(*id)).collect()
-}
-
-/// Returns the name that the process of a token has given itself, if it announced itself. One round trip, none for
-/// this process. An error counts as no name.
-pub(crate) async fn name_of(context: &Context, token: u64) -> Option<String> {
-    let id = id_of(token);
-    if context.tokens.ids().contains(&id) {
-        return context.presence.name.clone();
-    }
-    if context.presence.refused.load(Ordering::Relaxed) {
-        return None;
-    }
-    let name = context.keyspace.process(id);
-    match timeout(MAX_WAIT.min(context.limits.response_timeout / 2), context.store().ok()?.get(&name)).await {
-        Ok(Ok(bytes)) => Record::read(&bytes?).map(|record| record.name),
-        Ok(Err(error)) => {
-            if error.kind() == ErrorKind::Permission {
-                context.presence.refused.store(true, Ordering::Relaxed);
-            }
-            None
-        }
-        Err(_) => None,
     }
 }

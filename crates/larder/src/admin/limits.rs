@@ -24,7 +24,7 @@ impl Admin {
         cost: u64,
         quotas: impl Into<Quotas> + Send,
     ) -> Result<Decision> {
-        self.larder.rate_limiter(limiter, quotas)?.check_n(StoredKey(key), cost).await
+        self.rate_limiter(limiter, quotas)?.check_n(StoredKey(key), cost).await
     }
 
     /// Waits for its turn until `within` is over, and charges like [`check_limit`](Self::check_limit).
@@ -40,7 +40,7 @@ impl Admin {
         quotas: impl Into<Quotas> + Send,
         within: Duration,
     ) -> Result<Decision> {
-        self.larder.rate_limiter(limiter, quotas)?.acquire_n(StoredKey(key), cost, within).await
+        self.rate_limiter(limiter, quotas)?.acquire_n(StoredKey(key), cost, within).await
     }
 
     /// Returns what [`check_limit`](Self::check_limit) would answer for `cost` permits, and charges nothing.
@@ -55,7 +55,7 @@ impl Admin {
         cost: u64,
         quotas: impl Into<Quotas> + Send,
     ) -> Result<Decision> {
-        let limiter = self.larder.rate_limiter(limiter, quotas)?;
+        let limiter = self.rate_limiter(limiter, quotas)?;
         Box::pin(self.within(limiter.peek(StoredKey(key), cost))).await
     }
 
@@ -67,6 +67,6 @@ impl Admin {
     /// The same as [`check_limit`](Self::check_limit).
     pub async fn reset_limit(&self, limiter: &str, key: &str) -> Result<bool> {
         // A reset is the same for all quotas.
-        self.larder.rate_limiter(limiter, Quota::per_second(1))?.reset(StoredKey(key)).await
+        self.rate_limiter(limiter, Quota::per_second(1))?.reset(StoredKey(key)).await
     }
 }

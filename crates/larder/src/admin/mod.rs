@@ -39,17 +39,17 @@ mod limits;
 mod locks;
 mod names;
 mod processes;
-mod reply;
 mod sample;
 mod scan;
 mod server;
 mod url;
 mod write;
 
+pub use crate::store::admin::LockKind;
+pub use crate::store::raw_reply::RawReply;
 pub use entry::{Compression, EntryInfo, EntryKind, EntryReport, EntryTag, EntryValue, Loader, StoredFormat};
-pub use locks::{HolderInfo, JobRunInfo, LockInfo, LockKind, LockScan, WaiterInfo};
+pub use locks::{HolderInfo, JobRunInfo, LockInfo, LockScan, WaiterInfo};
 pub use processes::{Process, ProcessCounters};
-pub use reply::RawReply;
 pub use sample::{Estimate, FormatShare, KeyGroup, Sample, SampledGroup, Sampling};
 pub use scan::{EntryScan, ScannedEntry};
 pub use server::{AclVerdict, Info, LatencyEvent, NodeRole, ServerNode, SlowCommand, StoreOf, TlsFacts};
@@ -63,7 +63,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use crate::context::Context;
 use crate::error::{Error, Result};
-use crate::larder::Larder;
+use crate::limit::{Quotas, RateLimiter};
 use crate::store::AnyStore;
 
 /// Looks into a store and changes single things in it. Made by [`Larder::admin`](crate::Larder::admin); cheap to
@@ -72,16 +72,16 @@ use crate::store::AnyStore;
 /// For people and tools, not for the path of a request. See the [module](self).
 #[derive(Clone)]
 pub struct Admin {
-    larder: Larder,
+    context: Arc<Context>,
 }
 
 impl Admin {
-    pub(crate) fn new(larder: Larder) -> Self {
-        Self { larder }
+    pub(crate) fn new(context: Arc<Context>) -> Self {
+        Self { context }
     }
 
     fn context(&self) -> &Arc<Context> {
-        self.larder.context()
+        &self.context
     }
 
     fn store(&self) -> Result<&AnyStore> {
@@ -97,6 +97,13 @@ impl Admin {
     /// Returns how long one request may take.
     fn max_wait(&self) -> Duration {
         self.context().limits.response_timeout
+    }
+
+    /// Makes a rate limiter, as [`Larder::rate_limiter`](crate::Larder::rate_limiter) does.
+    fn rate_limiter(&self, name: &str, quotas: impl Into<Quotas>) -> Result<RateLimiter> {
+        self.context.note_coordination();
+        self.context.check_coordination_handle()?;
+        RateLimiter::new(self.context.clone(), name, quotas.into())
     }
 
     /// Bounds one request.

@@ -4,7 +4,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use super::names::{self, CacheName};
 use super::{Admin, Compression, EntryInfo, EntryKind, EntryValue, StoredFormat};
-use crate::cache::{SHORTEST_SPAN, UNBOUNDED_SPAN, checked_tags};
+use crate::cache::{SHORTEST_SPAN, Tag, UNBOUNDED_SPAN, checked_tags};
 use crate::context::RENEWAL_SPAN;
 use crate::envelope::{TagVersion, nonce};
 use crate::error::{Error, Result};
@@ -248,7 +248,7 @@ impl Admin {
     #[doc = include_str!("../doc/request_errors.md")]
     /// - [`InvalidSetting`](crate::ErrorKind::InvalidSetting): the tag is empty or too long.
     pub async fn invalidate_tag(&self, tag: &str) -> Result<()> {
-        self.larder.tag(tag).invalidate().await
+        Tag::new(self.context.clone(), tag.into()).invalidate().await
     }
 
     /// Invalidates every entry of a cache, of any schema. Costs one round trip. Bare JSON stays valid. `cache` has no

@@ -106,7 +106,7 @@ impl Drop for OnceMark {
                 Err(error) if error.is_retryable() && ends.is_some_and(|ends| ends > Instant::now()) => {
                     Retry::Again
                 }
-                _ => Retry::Done,
+                _ => Retry::Done(()),
             })
             .await;
         });
@@ -225,7 +225,7 @@ where
                     Err(error) if error.is_retryable() && end.is_none_or(|end| Instant::now() < end) => {
                         Retry::Again
                     }
-                    _ => Retry::Done,
+                    _ => Retry::Done(()),
                 })
                 .await;
             }

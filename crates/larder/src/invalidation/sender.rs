@@ -24,7 +24,7 @@ use tokio::time::{Instant, sleep_until};
 use super::queue::{InvalidationQueue, Next, Work};
 use super::table::Invalidation;
 use super::throttle::Throttle;
-use crate::background::Backoff;
+use crate::backoff::Backoff;
 use crate::error::{ErrorKind, Result};
 use crate::telemetry::target;
 

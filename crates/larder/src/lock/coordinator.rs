@@ -8,10 +8,13 @@ use super::queue::LockQueues;
 use super::renewer::Renewer;
 use crate::context::Context;
 use crate::near::Wakeups;
+use crate::presence::Presence;
 use crate::stats::LockStats;
 
 pub(crate) struct Coordinator {
     pub(super) context: Arc<Context>,
+    /// Names the processes of holders.
+    pub(super) presence: Arc<Presence>,
     pub(super) meter: Arc<LockMeter>,
     /// The wake-ups of waiting attempts, by token.
     pub(super) wakeups: Arc<Wakeups>,
@@ -22,7 +25,7 @@ pub(crate) struct Coordinator {
 }
 
 impl Coordinator {
-    pub(crate) fn new(context: Arc<Context>) -> Self {
+    pub(crate) fn new(context: Arc<Context>, presence: Arc<Presence>) -> Self {
         let meter = Arc::new(LockMeter::new());
         Self {
             wakeups: context.coordination_invalidations().wakeups.clone(),
@@ -30,6 +33,7 @@ impl Coordinator {
             renewer: Arc::new(Renewer::new(context.clone(), meter.clone())),
             differences: Differences::default(),
             context,
+            presence,
             meter,
         }
     }

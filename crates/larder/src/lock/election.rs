@@ -23,12 +23,14 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use futures_util::stream::{self, BoxStream, Stream, StreamExt};
 
 use super::coordinator::Coordinator;
-use super::fence::{Fence, ReleaseOutcome};
 use super::guard::{Guard, LockHandle};
+use super::release::ReleaseOutcome;
 use super::{Lock, holder::Holder};
+use crate::background::{Retry, retry};
 use crate::call::Call;
 use crate::clock::Tick;
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorKind, Result};
+use crate::fence::Fence;
 use crate::near::Watch;
 use crate::store::Store;
 use crate::store::session::ReadStamp;
@@ -39,8 +41,6 @@ const LONGEST_VALUE: usize = 512;
 const POLL: Duration = Duration::from_secs(1);
 /// How long after the end of a lease an observer reads: a server counts whole milliseconds.
 const LEASE_MARGIN: Duration = Duration::from_millis(2);
-/// The pause between two reads while the server is down.
-const PAUSE: Duration = Duration::from_millis(200);
 
 /// An election with a name. Made by [`Larder::election`](crate::Larder::election).
 ///
@@ -124,14 +124,11 @@ impl Election {
         F: Future<Output = T>,
     {
         loop {
-            let leadership = match self.campaign().await {
-                Ok(leadership) => leadership,
-                Err(error) if error.is_retryable() || error.kind() == crate::ErrorKind::LockLost => {
-                    tokio::time::sleep(PAUSE).await;
-                    continue;
-                }
-                Err(error) => return Err(error),
-            };
+            let leadership = retry(async |_| match self.campaign().await {
+                Err(error) if error.is_retryable() || error.kind() == ErrorKind::LockLost => Retry::Again,
+                answer => Retry::Done(answer),
+            })
+            .await?;
             if let Ok(result) = Lock::hold_for(&leadership.guard, &mut body).await {
                 // A release that fails is retried in the background.
                 let _ = leadership.resign().await;
@@ -173,8 +170,8 @@ impl Election {
     pub async fn observe(&self) -> Result<Leaders> {
         let watch = self.lock.locks.context.coordination_invalidations().watch(&self.lock.name);
         let mut follow = Follow { election: self.clone(), watch, last: None, seen: None };
-        let first = follow.look().await?;
-        follow.last = first.clone();
+        let (first, seen) = follow.look().await?;
+        (follow.last, follow.seen) = (first.clone(), Some(seen));
         let later = stream::unfold(follow, async |mut follow| {
             let leader = follow.next().await.ok()?;
             Some((leader, follow))
@@ -327,14 +324,15 @@ impl Follow {
             if let Some(seen) = self.seen.take() {
                 self.until_it_may_have_changed(&seen).await;
             }
-            match self.look().await {
-                Ok(leader) if self.last == leader => {}
-                Ok(leader) => {
-                    self.last = leader.clone();
-                    return Ok(leader);
-                }
-                Err(error) if error.is_retryable() => tokio::time::sleep(PAUSE).await,
-                Err(error) => return Err(error),
+            let (leader, seen) = retry(async |_| match self.look().await {
+                Err(error) if error.is_retryable() => Retry::Again,
+                answer => Retry::Done(answer),
+            })
+            .await?;
+            self.seen = Some(seen);
+            if self.last != leader {
+                self.last = leader.clone();
+                return Ok(leader);
             }
         }
     }
@@ -357,7 +355,7 @@ impl Follow {
         }
     }
 
-    async fn look(&mut self) -> Result<Option<Leader>> {
+    async fn look(&self) -> Result<(Option<Leader>, Observation)> {
         let Lock { locks, name, .. } = &self.election.lock;
         let asked = async {
             self.election.check()?;
@@ -374,7 +372,6 @@ impl Follow {
             let left = if held.remaining.is_zero() { POLL } else { held.remaining + LEASE_MARGIN };
             locks.context.clock.now().after(left)
         });
-        self.seen = Some(Observation { stamp, ends });
-        Ok(holder.map(Holder::of).map(Leader::of))
+        Ok((holder.map(Holder::of).map(Leader::of), Observation { stamp, ends }))
     }
 }

@@ -20,13 +20,14 @@ use futures_util::future::join_all;
 use super::attempt::{Attempt, AttemptOutcome, Want};
 use super::coordinator::Coordinator;
 use super::failover::{Failover, quarantined};
-use super::fence::{Fence, ReleaseOutcome};
 use super::guard::Guard;
 use super::holder::{Holder, shown};
 use super::lease::Lease;
+use super::release::ReleaseOutcome;
 use super::{DEFAULT_MAX_HOLD, DEFAULT_TTL, Keep, check_ttl};
 use crate::call::Call;
 use crate::error::{Error, ErrorKind, Result};
+use crate::fence::Fence;
 use crate::keyspace::Keyspace;
 use crate::store::group::GroupStore;
 

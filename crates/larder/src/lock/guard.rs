@@ -7,13 +7,14 @@ use std::time::Duration;
 
 use super::coordinator::Coordinator;
 use super::failover::not_replicated;
-use super::fence::{Fence, ReleaseOutcome};
 use super::lease::{Lease, ReleaseState};
+use super::release::ReleaseOutcome;
 use super::release::end_in_background;
 use super::ticket::LockTicket;
 use super::{Keep, check_ttl};
 use crate::call::Call;
 use crate::error::{Error, ErrorKind, Result};
+use crate::fence::Fence;
 use crate::store::lock::{LockStore, LockToken, Renewal};
 
 /// A lock that is held until the guard is released or dropped, or the lock expires. Made by [`Lock`](super::Lock).

@@ -3,8 +3,8 @@
 use std::fmt;
 use std::time::Duration;
 
-use super::{Coordinator, Fence};
-use crate::presence;
+use super::Coordinator;
+use crate::fence::Fence;
 use crate::store::lock::HeldBy;
 
 /// The holder of a lock and the number of waiters. Made by [`Lock::holder`](super::Lock::holder).
@@ -38,7 +38,7 @@ impl Coordinator {
     /// process or the server has refused to show names.
     pub(super) async fn named(&self, by: Option<HeldBy>) -> Option<Holder> {
         let by = by?;
-        let announced = presence::name_of(&self.context, by.token).await;
+        let announced = self.presence.name_of(by.token).await;
         Some(Holder { announced, ..Holder::of(by) })
     }
 }

@@ -17,14 +17,15 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use super::coordinator::Coordinator;
 use super::failover::{Failover, quarantined};
-use super::fence::Fence;
 use super::guard::{Guard, LockHandle};
 use super::job_run::{JobOutcome, JobRun, JobStatus};
 use super::lease::{Lease, lost};
 use super::release::{Ending, end_in_background};
 use super::{DEFAULT_TTL, Keep, Lock, check_ttl};
+use crate::background::{Retry, retry};
 use crate::call::Call;
 use crate::error::{Error, Result};
+use crate::fence::Fence;
 use crate::keyspace::Keyspace;
 use crate::store::job::{Began, BeginJob, JobSchedule, JobStore, RunName, lock_of_job};
 use crate::store::lock::QueueTiming;
@@ -38,8 +39,6 @@ const SHORTEST_KEEP: Duration = Duration::from_secs(1);
 /// A server cannot keep a key for any time that a `Duration` can express.
 const LONGEST_KEEP: Duration = Duration::from_secs(3660 * 24 * 3600);
 const LONGEST_SLOT: usize = 200;
-/// The pause between two attempts to record an end.
-const PAUSE: Duration = Duration::from_millis(100);
 
 /// Work that runs once in the fleet for each period. Made by [`Larder::job`](crate::Larder::job).
 ///
@@ -370,20 +369,20 @@ impl Job {
         keep: Duration,
     ) -> Result<()> {
         let locks = &self.locks;
-        loop {
+        let recorded = retry(async |_| {
             let call = Call::new(locks.context.limits.response_timeout, &locks.meter.job.end, async {
                 locks.context.coordination()?.end_job(run, guard.token(), period, completed, keep).await
             });
             match call.await {
-                Ok(true) => {
-                    guard.ended_elsewhere();
-                    return Ok(());
-                }
-                Ok(false) => return Err(guard.lost_error()),
-                Err(error) if error.is_retryable() && guard.is_valid() => tokio::time::sleep(PAUSE).await,
-                Err(error) => return Err(error),
+                Err(error) if error.is_retryable() && guard.is_valid() => Retry::Again,
+                answer => Retry::Done(answer),
             }
+        });
+        if !recorded.await? {
+            return Err(guard.lost_error());
         }
+        guard.ended_elsewhere();
+        Ok(())
     }
 
     fn check(&self) -> Result<()> {

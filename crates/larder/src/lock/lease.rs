@@ -17,11 +17,11 @@ use std::time::Duration;
 use tokio::sync::Notify;
 
 use super::failover::Failover;
-use super::fence::Fence;
 use super::holder::{Holder, shown};
 use super::release::Ending;
 use crate::clock::{Clock, Tick};
 use crate::error::{Error, ErrorKind};
+use crate::fence::Fence;
 use crate::store::lock::HeldBy;
 
 /// The longest sleep between two checks of the clock: timers stop while the machine sleeps, and the clock does not.

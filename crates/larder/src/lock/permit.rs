@@ -6,11 +6,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::coordinator::Coordinator;
-use super::fence::{Fence, ReleaseOutcome};
 use super::lease::{Lease, ReleaseState};
+use super::release::ReleaseOutcome;
 use super::release::{Ending, end_in_background};
 use crate::call::Call;
 use crate::error::{ErrorKind, Result};
+use crate::fence::Fence;
 use crate::store::permit::{PermitStore, weight};
 
 /// One or several permits of a semaphore, renewed until the guard is released or dropped. Made by

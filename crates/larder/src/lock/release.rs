@@ -1,4 +1,5 @@
-//! Releases of leases and cancels of attempts, in the background, where no caller waits for them.
+//! The outcome of a release; releases of leases and cancels of attempts in the background, where no caller waits for
+//! them.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,6 +15,18 @@ use crate::store::group::GroupStore;
 use crate::store::lock::LockStore;
 use crate::store::permit::PermitStore;
 use crate::telemetry::target;
+
+/// The outcome of a release.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum ReleaseOutcome {
+    /// The lock was held until now. It is free, or handed to the next waiter.
+    Released,
+    /// The lock had expired before: another caller may have held it since.
+    AlreadyLost,
+    /// The server did not answer: the lock may be free. It is released in the background, or expires.
+    Unknown,
+}
 
 /// The request that ends a lease or an attempt.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -78,21 +91,21 @@ pub(super) fn end_in_background(
         retry(async |pause| {
             let first = tokio::time::timeout(max_wait, how.send(own, &name, token)).await;
             let answer = match first {
-                Ok(Ok(_)) => return Retry::Done,
+                Ok(Ok(_)) => return Retry::Done(()),
                 _ if std::ptr::eq(own, callers) => first,
                 _ => tokio::time::timeout(max_wait, how.send(callers, &name, token)).await,
             };
             match answer {
-                Ok(Ok(_)) => Retry::Done,
+                Ok(Ok(_)) => Retry::Done(()),
                 Ok(Err(error)) if !error.is_retryable() || context.clock.now().after(pause) >= end => {
                     tracing::debug!(
                         target: target::LOCK,
                         error = error.unnamed(),
                         "a lock could not be released and will expire"
                     );
-                    Retry::Done
+                    Retry::Done(())
                 }
-                Err(_) if context.clock.now() >= end => Retry::Done,
+                Err(_) if context.clock.now() >= end => Retry::Done(()),
                 _ => Retry::Again,
             }
         })

@@ -13,12 +13,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::coordinator::Coordinator;
-use super::fence::{Fence, ReleaseOutcome};
 use super::lease::lost;
 use super::permit::SemaphorePermit;
+use super::release::ReleaseOutcome;
 use super::semaphore::Semaphore;
 use crate::call::Call;
 use crate::error::Result;
+use crate::fence::Fence;
 use crate::store::permit::HEAVIEST;
 
 /// A read-write lock with a name. Made by [`Larder::rw_lock`](crate::Larder::rw_lock).

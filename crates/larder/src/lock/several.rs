@@ -16,10 +16,11 @@ use futures_util::future::{join_all, select_all};
 
 use super::coordinator::Coordinator;
 use super::failover::Failover;
-use super::fence::{Fence, ReleaseOutcome};
 use super::guard::Guard;
+use super::release::ReleaseOutcome;
 use super::{DEFAULT_MAX_HOLD, DEFAULT_TTL, Lock};
 use crate::error::{Error, Result};
+use crate::fence::Fence;
 
 /// Locks that are held together. Made by [`Larder::locks`](crate::Larder::locks).
 ///

@@ -6,12 +6,14 @@ use std::time::Duration;
 
 use super::guard::Guard;
 use super::lease::{Lease, drift};
-use super::{Coordinator, Fence, Lock};
+use super::{Coordinator, Lock};
 use crate::clock::Clock;
 use crate::context::{CallLimits, Context};
 use crate::error::ErrorKind;
+use crate::fence::Fence;
 use crate::keyspace::Keyspace;
 use crate::near::Invalidations;
+use crate::presence::Presence;
 use crate::random::Random;
 use crate::store::AnyStore;
 use crate::store::lock::{Attempted, LockStore, WhenHeld};
@@ -28,7 +30,9 @@ fn locks() -> (Arc<Coordinator>, Arc<AtomicU64>, Arc<AtomicU64>) {
     let clock = Clock::Manual(here.clone());
     let store = AnyStore::Memory(Arc::new(store));
     let context = Context::new(store, invalidations, Keyspace::default(), limits, clock, Random::default());
-    (Arc::new(Coordinator::new(Arc::new(context))), here, there)
+    let context = Arc::new(context);
+    let presence = Arc::new(Presence::new(context.clone(), None));
+    (Arc::new(Coordinator::new(context, presence)), here, there)
 }
 
 fn pass(hand: &AtomicU64, span: Duration) {

@@ -20,7 +20,7 @@ use super::{Claim, Expiry, Fencing, FillStart, Force, RefreshClaim, RefreshStart
 use crate::clock::Clock;
 use crate::error::ErrorKind;
 use crate::name::Name;
-use crate::near::Invalidations;
+use crate::store::NoSink;
 use crate::url::{self, Target};
 use crate::value::{self, Encoder, Format, WriteStamp};
 
@@ -333,8 +333,7 @@ pub(super) async fn real_store() -> RedisStore {
         learned: Arc::default(),
         hosts: Hosts::at_home(&tokio::runtime::Handle::current()),
     };
-    let listener: Arc<Invalidations> = Arc::default();
-    let store = RedisStore::start(target.deployment, login.clone(), login, 1, Some(listener));
+    let store = RedisStore::start(target.deployment, login.clone(), login, 1, Some(Arc::new(NoSink)));
     store.ready().await.unwrap();
     store
 }
@@ -348,7 +347,7 @@ fn both_stores_answer_the_same_to_every_history() {
     let memory = MemoryStore::new(
         Bounds { max_bytes: 1 << 30, ..Bounds::default() },
         Clock::default(),
-        Arc::new(Invalidations::default()),
+        Arc::new(NoSink),
     );
     let next = std::cell::Cell::new(0u64);
     let mut runner =
@@ -371,7 +370,7 @@ fn both_stores_answer_the_same_to_every_history() {
 /// What a process sends over two connections may arrive in either order.
 #[tokio::test]
 async fn a_run_that_is_abandoned_before_its_begin_arrives_does_not_begin_and_leaves_the_next_alone() {
-    let memory = MemoryStore::new(Bounds::default(), Clock::default(), Arc::new(Invalidations::default()));
+    let memory = MemoryStore::new(Bounds::default(), Clock::default(), Arc::new(NoSink));
     no_late_begin(&memory).await;
     no_late_begin(&real_store().await).await;
 }
@@ -393,7 +392,7 @@ async fn no_late_begin(store: &impl OnceStore) {
 /// Work may take longer than its mark was first kept for.
 #[tokio::test]
 async fn a_run_that_shows_signs_of_life_keeps_its_mark() {
-    let memory = MemoryStore::new(Bounds::default(), Clock::default(), Arc::new(Invalidations::default()));
+    let memory = MemoryStore::new(Bounds::default(), Clock::default(), Arc::new(NoSink));
     lasting_mark(&memory).await;
     lasting_mark(&real_store().await).await;
 }

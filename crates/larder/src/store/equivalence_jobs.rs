@@ -13,7 +13,7 @@ use super::job::{Began, BeginJob, JobSchedule, JobStore, LastRun, RunName};
 use super::lock::LockStore;
 use super::memory::{Bounds, MemoryStore};
 use crate::clock::Clock;
-use crate::near::Invalidations;
+use crate::store::NoSink;
 use std::sync::Arc;
 
 const HOUR: Duration = Duration::from_secs(3600);
@@ -166,7 +166,7 @@ fn both_stores_answer_the_same_to_every_history_of_a_job() {
     let histories = std::env::var("LARDER_TEST_HISTORIES").ok().and_then(|n| n.parse().ok()).unwrap_or(2_000);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let server = runtime.block_on(real_store());
-    let memory = MemoryStore::new(Bounds::default(), Clock::default(), Arc::new(Invalidations::default()));
+    let memory = MemoryStore::new(Bounds::default(), Clock::default(), Arc::new(NoSink));
     // No boundary is near.
     let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap();
     let boundary = Duration::from_secs((now.as_secs() + DAY.as_secs() / 2) % DAY.as_secs());

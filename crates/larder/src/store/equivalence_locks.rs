@@ -23,7 +23,7 @@ use super::memory::{Bounds, MemoryStore};
 use super::permit::{PermitRequest, PermitStore, Taken, WhenTaken, token_of, weight};
 use crate::clock::Clock;
 use crate::keyspace::{GROUP as GROUPS, SEMAPHORE as SEMAPHORES};
-use crate::near::Invalidations;
+use crate::store::NoSink;
 
 const HOUR: Duration = Duration::from_secs(3600);
 const LOCKS: u8 = 2;
@@ -452,8 +452,7 @@ fn both_stores_answer_the_same_to_every_history_of_locks() {
     let timing = QueueTiming { claim: HOUR / 3, live: 5 * HOUR };
     let mut server = runtime.block_on(real_store());
     server.set_timing(timing);
-    let mut memory =
-        MemoryStore::new(Bounds::default(), Clock::default(), Arc::new(Invalidations::default()));
+    let mut memory = MemoryStore::new(Bounds::default(), Clock::default(), Arc::new(NoSink));
     memory.timing = timing;
     let next = Cell::new(1u64);
     let mut runner =
@@ -562,8 +561,7 @@ async fn a_step_grants_64_permits_at_most_and_the_next_heartbeat_continues() {
     let timing = QueueTiming { claim: 5 * HOUR, live: 5 * HOUR };
     let mut server = real_store().await;
     server.set_timing(timing);
-    let mut memory =
-        MemoryStore::new(Bounds::default(), Clock::default(), Arc::new(Invalidations::default()));
+    let mut memory = MemoryStore::new(Bounds::default(), Clock::default(), Arc::new(NoSink));
     memory.timing = timing;
     let name = format!("{SEMAPHORES}{{many}}");
     assert_eq!(grants_of_a_step(&memory, &name).await, [65, 101]);

@@ -78,6 +78,8 @@ pub(crate) mod memory;
 pub(crate) mod once;
 pub(crate) mod permit;
 pub(crate) mod presence;
+#[cfg(feature = "admin")]
+pub(crate) mod raw_reply;
 #[cfg(feature = "redis")]
 pub(crate) mod redis;
 pub(crate) mod session;
@@ -224,6 +226,17 @@ pub(crate) trait InvalidationSink: Send + Sync + 'static {
         expect(dead_code, reason = "the embedded store names each change")
     )]
     fn all_changed(&self);
+}
+
+/// A sink for tests that look at a store alone.
+#[cfg(test)]
+pub(crate) struct NoSink;
+
+#[cfg(test)]
+impl InvalidationSink for NoSink {
+    fn changed(&self, _: &str) {}
+
+    fn all_changed(&self) {}
 }
 
 /// Orders the writers of a value.

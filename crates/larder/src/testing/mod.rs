@@ -198,7 +198,7 @@ impl World {
         let random = Random::seeded(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15).wrapping_add(number));
         let limits = LarderBuilder::default().call_limits();
         let context = Context::new(store, invalidations, Keyspace::default(), limits, clock, random);
-        Larder::new(Arc::new(context.with_background(Background::on_callers(), None, None)))
+        Larder::new(Arc::new(context.with_background(Background::on_callers(), None, None)), None)
     }
 }
 

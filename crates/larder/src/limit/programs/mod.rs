@@ -100,8 +100,8 @@ impl Scene {
         };
         let (store, clock) = (AnyStore::Memory(self.store.clone()), Clock::Manual(hand.clone()));
         let (changes, keyspace) = (self.changes.clone(), Keyspace::default());
-        let larder =
-            Larder::new(Arc::new(Context::new(store, changes, keyspace, limits, clock, Random::default())));
+        let context = Context::new(store, changes, keyspace, limits, clock, Random::default());
+        let larder = Larder::new(Arc::new(context), None);
         let plain =
             larder.rate_limiter("api", self.quota).unwrap().outage(OutagePolicy::LocalShare(2)).unwrap();
         let plain = self.block.map_or(plain.clone(), |block| plain.block_for(block).unwrap());

@@ -400,14 +400,14 @@ mod tests {
     use super::super::Bounds;
     use super::*;
     use crate::clock::Clock;
-    use crate::near::Invalidations;
+    use crate::store::NoSink;
 
     const SECOND: Duration = Duration::from_secs(1);
 
     fn store() -> (MemoryStore, Arc<AtomicU64>) {
         let micros = Arc::new(AtomicU64::new(0));
         let clock = Clock::Manual(micros.clone());
-        (MemoryStore::new(Bounds::default(), clock, Arc::new(Invalidations::default())), micros)
+        (MemoryStore::new(Bounds::default(), clock, Arc::new(NoSink)), micros)
     }
 
     async fn take(store: &MemoryStore, token: u64, names: &str) -> Attempted {

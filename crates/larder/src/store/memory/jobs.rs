@@ -215,13 +215,13 @@ mod tests {
     use super::super::Bounds;
     use super::*;
     use crate::clock::Clock;
-    use crate::near::Invalidations;
+    use crate::store::NoSink;
 
     #[tokio::test]
     async fn the_names_of_jobs_are_forgotten_with_their_records() {
         let micros = Arc::new(AtomicU64::new(0));
         let clock = Clock::Manual(micros.clone());
-        let store = MemoryStore::new(Bounds::default(), clock, Arc::new(Invalidations::default()));
+        let store = MemoryStore::new(Bounds::default(), clock, Arc::new(NoSink));
         let (ttl, keep) = (Duration::from_secs(1), Duration::from_secs(10));
         for number in 0..100_000u64 {
             let run = RunName { job: format!("job-{number}"), slot: Some("s".into()) };

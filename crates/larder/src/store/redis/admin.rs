@@ -17,7 +17,6 @@ use super::network::Network;
 use super::node::{Node, Replay};
 use super::wire::{Reply, Request};
 use super::{RedisStore, bytes, number, unexpected};
-use crate::admin::RawReply;
 use crate::envelope::HEADER;
 use crate::error::{Error, ErrorKind, Result};
 use crate::name::Name;
@@ -25,6 +24,7 @@ use crate::store::admin::{
     AdminStore, AnyLock, FAR, KeyExpiry, KeyFacts, LockState, NamePattern, SAMPLE_BATCH, SCAN_COUNT,
     SCAN_STEP, SampledKeys, ScanPlace, ScanStep, TlsSeen,
 };
+use crate::store::raw_reply::RawReply;
 
 /// The store's only node, or a node of its cluster.
 enum NodeRef<'a> {

@@ -6,14 +6,14 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use super::super::Bounds;
 use super::*;
 use crate::clock::Clock;
-use crate::near::Invalidations;
+use crate::store::NoSink;
 
 const SECOND: Duration = Duration::from_secs(1);
 
 fn store() -> (MemoryStore, Arc<AtomicU64>) {
     let micros = Arc::new(AtomicU64::new(0));
     let clock = Clock::Manual(micros.clone());
-    (MemoryStore::new(Bounds::default(), clock, Arc::new(Invalidations::default())), micros)
+    (MemoryStore::new(Bounds::default(), clock, Arc::new(NoSink)), micros)
 }
 
 fn pass(micros: &AtomicU64, span: Duration) {

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use super::super::Bounds;
 use super::*;
 use crate::clock::Clock;
-use crate::near::Invalidations;
+use crate::store::NoSink;
 use crate::store::permit::{NUMBER_KEPT, WhenTaken};
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -15,7 +15,7 @@ const SECOND: Duration = Duration::from_secs(1);
 async fn semaphores_that_are_only_asked_about_or_are_no_longer_used_leave_nothing() {
     let micros = Arc::new(AtomicU64::new(0));
     let clock = Clock::Manual(micros.clone());
-    let store = MemoryStore::new(Bounds::default(), clock, Arc::new(Invalidations::default()));
+    let store = MemoryStore::new(Bounds::default(), clock, Arc::new(NoSink));
     let wait = WhenTaken::No;
     let request = PermitRequest { permits: 1, ttl: SECOND, wait, fenced: false, quarantine: None };
     for number in 0..20_000u64 {

@@ -20,7 +20,7 @@ use super::super::open::Dialled;
 use super::super::tracking::{SessionHandle, is_armed, tracking_on};
 use super::super::wire::{Event, Reply, WireError};
 use super::{LinkKind, Supervisor, ask_masters, masters};
-use crate::background::Backoff;
+use crate::backoff::Backoff;
 use crate::credentials::CurrentCredentials;
 use crate::error::{Error, ErrorKind, Result};
 use crate::random::Random;

@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 
-/// A reply in RESP2 or RESP3. Made by [`Admin::command`](super::Admin::command).
+/// A reply in RESP2 or RESP3. Made by [`Admin::command`](crate::admin::Admin::command).
 #[derive(Debug, Clone, PartialEq)]
 #[non_exhaustive]
 pub enum RawReply {
@@ -38,7 +38,7 @@ impl RawReply {
     }
 
     /// Returns the text of a string, with replacement characters where it is not UTF-8.
-    pub(super) fn text(&self) -> Option<String> {
+    pub(crate) fn text(&self) -> Option<String> {
         match self {
             Self::Bulk(bytes) => Some(String::from_utf8_lossy(bytes).into_owned()),
             Self::Simple(text) => Some(text.clone()),

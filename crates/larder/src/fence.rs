@@ -1,4 +1,4 @@
-//! The fence of a grant, and the outcome of a release.
+//! The fence of a grant: of a lock, and of what is written under it.
 
 use std::fmt;
 
@@ -31,16 +31,4 @@ impl fmt::Display for Fence {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.0.fmt(f)
     }
-}
-
-/// The outcome of a release.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum ReleaseOutcome {
-    /// The lock was held until now. It is free, or handed to the next waiter.
-    Released,
-    /// The lock had expired before: another caller may have held it since.
-    AlreadyLost,
-    /// The server did not answer: the lock may be free. It is released in the background, or expires.
-    Unknown,
 }
