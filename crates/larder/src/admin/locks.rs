@@ -2,7 +2,7 @@
 
 use std::time::{Duration, SystemTime};
 
-use super::names;
+use super::names::{self, LockKind};
 use super::scan::{Pages, Visited};
 use super::{Admin, Process, time};
 use crate::error::{Error, Result};
@@ -17,43 +17,6 @@ use crate::store::permit::{PermitStore, weight};
 const MOST_LISTED: usize = 1000;
 /// The most holders of each lock in a [`LockScan`].
 const MOST_IN_SCAN: usize = 10;
-
-/// The kind of a lock.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-#[non_exhaustive]
-pub enum LockKind {
-    /// [`Larder::lock`](crate::Larder::lock).
-    Lock,
-    /// [`Larder::rw_lock`](crate::Larder::rw_lock).
-    RwLock,
-    /// [`Larder::semaphore`](crate::Larder::semaphore).
-    Semaphore,
-    /// [`Larder::lock_group`](crate::Larder::lock_group).
-    Group,
-    /// [`Larder::election`](crate::Larder::election).
-    Election,
-    /// [`Larder::job`](crate::Larder::job).
-    Job,
-}
-
-impl LockKind {
-    /// All kinds.
-    pub const ALL: [Self; 6] =
-        [Self::Lock, Self::RwLock, Self::Semaphore, Self::Group, Self::Election, Self::Job];
-
-    /// Returns the name for people and scripts: `lock`, `rwlock`, `semaphore`, `group`, `election` or `job`.
-    #[must_use]
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Lock => "lock",
-            Self::RwLock => "rwlock",
-            Self::Semaphore => "semaphore",
-            Self::Group => "group",
-            Self::Election => "election",
-            Self::Job => "job",
-        }
-    }
-}
 
 /// A holder of a lock.
 #[derive(Debug, Clone, PartialEq)]

@@ -47,10 +47,11 @@ mod url;
 mod write;
 
 pub use entry::{Compression, EntryInfo, EntryKind, EntryReport, EntryTag, EntryValue, Loader, StoredFormat};
-pub use locks::{HolderInfo, JobRunInfo, LockInfo, LockKind, LockScan, WaiterInfo};
+pub use locks::{HolderInfo, JobRunInfo, LockInfo, LockScan, WaiterInfo};
+pub use names::{KeyGroup, LockKind};
 pub use processes::{Process, ProcessCounters};
 pub use reply::RawReply;
-pub use sample::{Estimate, FormatShare, KeyGroup, Sample, SampledGroup, Sampling};
+pub use sample::{Estimate, FormatShare, Sample, SampledGroup, Sampling};
 pub use scan::{EntryScan, ScannedEntry};
 pub use server::{AclVerdict, Info, LatencyEvent, NodeRole, ServerNode, SlowCommand, StoreOf, TlsFacts};
 pub use url::{Deployment, ServerAddress, ServerUrl};
