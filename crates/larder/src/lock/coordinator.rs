@@ -2,13 +2,16 @@
 
 use std::sync::Arc;
 
+use super::holder::Holder;
 use super::meter::LockMeter;
 use super::numbers::Differences;
 use super::queue::LockQueues;
 use super::renewer::Renewer;
 use crate::context::Context;
 use crate::near::Wakeups;
+use crate::presence;
 use crate::stats::LockStats;
+use crate::store::lock::HeldBy;
 
 pub(crate) struct Coordinator {
     pub(super) context: Arc<Context>,
@@ -36,6 +39,14 @@ impl Coordinator {
 
     pub(crate) fn stats(&self) -> LockStats {
         self.meter.stats()
+    }
+
+    /// Makes the public holder, with the name that its process announced: one round trip, none if the holder is this
+    /// process or the server has refused to show names.
+    pub(super) async fn named(&self, by: Option<HeldBy>) -> Option<Holder> {
+        let by = by?;
+        let announced = presence::name_of(&self.context, by.token).await;
+        Some(Holder { announced, ..Holder::of(by) })
     }
 
     /// Ends the renewals and the waits, and lets the queued releases finish.

@@ -21,13 +21,13 @@ use super::attempt::{Attempt, AttemptOutcome, Want};
 use super::coordinator::Coordinator;
 use super::failover::{Failover, quarantined};
 use super::fence::{Fence, ReleaseOutcome};
-use super::guard::Guard;
-use super::holder::{Holder, shown};
-use super::lease::Lease;
-use super::{DEFAULT_MAX_HOLD, DEFAULT_TTL, Keep, check_ttl};
+use super::guard::{Guard, Keep};
+use super::holder::Holder;
+use super::lease::{self, Lease};
+use super::{DEFAULT_MAX_HOLD, DEFAULT_TTL};
 use crate::call::Call;
 use crate::error::{Error, ErrorKind, Result};
-use crate::keyspace::Keyspace;
+use crate::keyspace::{Keyspace, shown};
 use crate::store::group::GroupStore;
 
 /// The maximum number of locks of one attempt.
@@ -281,8 +281,7 @@ impl GroupLocks {
     }
 
     fn want(&self) -> Result<Want> {
-        check_ttl(self.ttl)?;
-        self.failover.check(self.ttl)?;
+        lease::check(self.ttl, self.failover)?;
         let Self { max_hold, ttl, .. } = self;
         if max_hold < ttl {
             return Err(Error::invalid(format!(
