@@ -2,12 +2,12 @@
 
 use std::time::{Duration, SystemTime};
 
-use super::names::{self, LockKind};
+use super::names;
 use super::scan::{Pages, Visited};
 use super::{Admin, Process, time};
 use crate::error::{Error, Result};
 use crate::lock::Fence;
-use crate::store::admin::{AdminStore, AnyLock, HolderState, LockState, NamePattern, WaiterState};
+use crate::store::admin::{AdminStore, AnyLock, HolderState, LockKind, LockState, NamePattern, WaiterState};
 use crate::store::group::GroupStore;
 use crate::store::job::{LastRun, lock_of_job};
 use crate::store::lock::LockStore;

@@ -46,9 +46,10 @@ mod server;
 mod url;
 mod write;
 
+pub use crate::store::admin::LockKind;
 pub use entry::{Compression, EntryInfo, EntryKind, EntryReport, EntryTag, EntryValue, Loader, StoredFormat};
 pub use locks::{HolderInfo, JobRunInfo, LockInfo, LockScan, WaiterInfo};
-pub use names::{KeyGroup, LockKind};
+pub use names::KeyGroup;
 pub use processes::{Process, ProcessCounters};
 pub use reply::RawReply;
 pub use sample::{Estimate, FormatShare, Sample, SampledGroup, Sampling};

@@ -5,43 +5,7 @@ use crate::error::{Error, Result};
 use crate::key::{CacheKey, KeyText};
 use crate::keyspace::{ELECTION, GROUP, PROCESS, RW_LOCK, SEMAPHORE};
 use crate::name::Name;
-
-/// The kind of a lock.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-#[non_exhaustive]
-pub enum LockKind {
-    /// [`Larder::lock`](crate::Larder::lock).
-    Lock,
-    /// [`Larder::rw_lock`](crate::Larder::rw_lock).
-    RwLock,
-    /// [`Larder::semaphore`](crate::Larder::semaphore).
-    Semaphore,
-    /// [`Larder::lock_group`](crate::Larder::lock_group).
-    Group,
-    /// [`Larder::election`](crate::Larder::election).
-    Election,
-    /// [`Larder::job`](crate::Larder::job).
-    Job,
-}
-
-impl LockKind {
-    /// All kinds.
-    pub const ALL: [Self; 6] =
-        [Self::Lock, Self::RwLock, Self::Semaphore, Self::Group, Self::Election, Self::Job];
-
-    /// Returns the name for people and scripts: `lock`, `rwlock`, `semaphore`, `group`, `election` or `job`.
-    #[must_use]
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Lock => "lock",
-            Self::RwLock => "rwlock",
-            Self::Semaphore => "semaphore",
-            Self::Group => "group",
-            Self::Election => "election",
-            Self::Job => "job",
-        }
-    }
-}
+use crate::store::admin::LockKind;
 
 /// What a key on the server belongs to, by its name.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]

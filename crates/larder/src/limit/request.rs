@@ -8,7 +8,6 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::task::Poll;
-use std::time::Duration;
 
 use super::Plan;
 use super::decision::{DecidedBy, Decision};
@@ -204,6 +203,8 @@ impl Drop for Charging<'_> {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
 
     /// A refusal that is known here has too short a wait once more is charged.

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use crate::admin::{LockKind, RawReply};
+use crate::admin::RawReply;
 use crate::error::Result;
 use crate::name::Name;
 use crate::store::job::LastRun;
@@ -113,6 +113,43 @@ pub(crate) struct SampledKeys {
     pub(crate) exact: bool,
     /// `bytes` is the memory that a key takes.
     pub(crate) keys: Vec<KeyFacts>,
+}
+
+/// The kind of a lock.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[non_exhaustive]
+pub enum LockKind {
+    /// [`Larder::lock`](crate::Larder::lock).
+    Lock,
+    /// [`Larder::rw_lock`](crate::Larder::rw_lock).
+    RwLock,
+    /// [`Larder::semaphore`](crate::Larder::semaphore).
+    Semaphore,
+    /// [`Larder::lock_group`](crate::Larder::lock_group).
+    Group,
+    /// [`Larder::election`](crate::Larder::election).
+    Election,
+    /// [`Larder::job`](crate::Larder::job).
+    Job,
+}
+
+impl LockKind {
+    /// All kinds.
+    pub const ALL: [Self; 6] =
+        [Self::Lock, Self::RwLock, Self::Semaphore, Self::Group, Self::Election, Self::Job];
+
+    /// Returns the name for people and scripts: `lock`, `rwlock`, `semaphore`, `group`, `election` or `job`.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Lock => "lock",
+            Self::RwLock => "rwlock",
+            Self::Semaphore => "semaphore",
+            Self::Group => "group",
+            Self::Election => "election",
+            Self::Job => "job",
+        }
+    }
 }
 
 /// A lock of any kind, by its full name on the server.

@@ -5,12 +5,12 @@ use std::time::Duration;
 
 use super::MemoryStore;
 use super::entries::first_bytes;
-use crate::admin::{LockKind, RawReply};
+use crate::admin::RawReply;
 use crate::error::{Error, Result};
 use crate::name::Name;
 use crate::store::admin::{
-    AdminStore, AnyLock, KeyExpiry, KeyFacts, LockState, NamePattern, SampledKeys, ScanPlace, ScanStep,
-    TlsSeen,
+    AdminStore, AnyLock, KeyExpiry, KeyFacts, LockKind, LockState, NamePattern, SampledKeys, ScanPlace,
+    ScanStep, TlsSeen,
 };
 use crate::store::job::{JobStore, lock_of_job};
 
