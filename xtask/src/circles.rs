@@ -263,7 +263,7 @@ fn no_files_of_one_folder_import_each_other_in_a_circle() {
     let folders: BTreeSet<Module> = files
         .keys()
         .filter(|module| module.len() > 1)
-        .flat_map(|module| (1..module.len()).map(|end| module[..end].to_vec()))
+        .flat_map(|module| (1..module.len()).map(|end| module.iter().take(end).cloned().collect()))
         .collect();
     assert!(folders.len() > 10 && files.len() > 150, "{} folders, {} files", folders.len(), files.len());
     let mut found = vec![];

@@ -331,7 +331,7 @@ fn the_call_paths_name_as_many_files_as_they_say_and_all_of_them_exist() {
         left_out.iter().filter(|file| !source(file).exists()).map(|file| format!("{file} is missing")),
     );
     assert!(wrong.is_empty(), "{wrong:#?}");
-    let [_, load, acquire, check] = totals[..] else { panic!("the section lists {} paths", totals.len()) };
+    let [_, load, acquire, check]: [(usize, usize); 4] = totals.try_into().unwrap();
     let said = format!(
         "it is {}, {} and {}, of which {}, {} and {} are on the way",
         load.0, acquire.0, check.0, load.1, acquire.1, check.1

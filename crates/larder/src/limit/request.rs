@@ -205,8 +205,6 @@ impl Drop for Charging<'_> {
 mod tests {
     use std::time::Duration;
 
-    use super::*;
-
     /// A refusal that is known here has too short a wait once more is charged.
     #[tokio::test]
     async fn every_way_to_charge_a_key_ends_the_refusal_that_is_known_of_it() {
