@@ -277,39 +277,64 @@ fn expanded(text: &str) -> Vec<String> {
     }
 }
 
+/// The files of a list in Markdown: `` `limit/{check,mod}`, *link* ``.
+fn listed(list: &str) -> Vec<String> {
+    let list = list
+        .trim()
+        .trim_end_matches('.')
+        .replace("*link*", "`store/redis/{network,node,link}`")
+        .replace('\n', " ");
+    parts(&list).iter().flat_map(|part| expanded(part.trim().trim_matches('`'))).collect()
+}
+
+/// Where a file of a call path is.
+fn source(file: &str) -> PathBuf {
+    let sources = root().join("crates/larder/src");
+    match file.strip_suffix(".lua") {
+        Some(_) => sources.join("store/redis").join(file),
+        None => sources.join(format!("{file}.rs")),
+    }
+}
+
+fn between<'a>(text: &'a str, start: &str, end: &str) -> &'a str {
+    text.split_once(start).unwrap().1.split_once(end).unwrap().0
+}
+
 #[test]
 fn the_call_paths_name_as_many_files_as_they_say_and_all_of_them_exist() {
     let text = fs::read_to_string(root().join("ARCHITECTURE.md")).unwrap();
-    let (_, text) = text.split_once("<!-- call paths -->").unwrap();
-    let (text, _) = text.split_once("<!-- /call paths -->").unwrap();
-    let (mut paths, mut wrong) = (0, vec![]);
+    let text = between(&text, "<!-- call paths -->", "<!-- /call paths -->");
+    let left_out = listed(between(text, "<!-- left out -->", "<!-- /left out -->"));
+    let (mut totals, mut wrong) = (vec![], vec![]);
     for paragraph in text.split("\n\n") {
-        // "16 files: `limit/{check,mod}`, …, *link*, … ."
-        let Some((count, list)) = paragraph.trim().split_once(" files") else { continue };
+        // "18 files. On the way: `limit/{check,mod}`, …, *link*, … . Leaves: …, `limit/decision`."
+        let paragraph = paragraph.trim().replace('\n', " ");
+        let Some((count, lists)) = paragraph.split_once(" files") else { continue };
         let Ok(count) = count.parse::<usize>() else { continue };
-        paths += 1;
-        let (_, list) = list.split_once(": ").unwrap();
-        let list = list
-            .trim_end_matches('.')
-            .replace("*link*", "`store/redis/{network,node,link}`")
-            .replace('\n', " ");
-        let files: Vec<String> =
-            parts(&list).iter().flat_map(|part| expanded(part.trim().trim_matches('`'))).collect();
+        let (on_the_way, leaves) =
+            lists.split_once("On the way: ").unwrap().1.split_once("Leaves: ").unwrap();
+        let on_the_way = listed(on_the_way);
+        totals.push((count, on_the_way.len()));
+        let files = [on_the_way, listed(leaves)].concat();
         let all: BTreeSet<&String> = files.iter().collect();
         if files.len() != count || all.len() != count {
             wrong.push(format!("{} files ({} different), not {count}: {files:?}", files.len(), all.len()));
         }
-        let sources = root().join("crates/larder/src");
-        for file in files {
-            let path = match file.strip_suffix(".lua") {
-                Some(_) => sources.join("store/redis").join(&file),
-                None => sources.join(format!("{file}.rs")),
-            };
-            if !path.exists() {
-                wrong.push(format!("{} is missing", path.display()));
-            }
-        }
+        wrong.extend(
+            left_out.iter().filter(|file| all.contains(file)).map(|file| format!("{file} is left out")),
+        );
+        wrong.extend(
+            files.iter().filter(|file| !source(file).exists()).map(|file| format!("{file} is missing")),
+        );
     }
-    assert_eq!(paths, 4, "the section lists another number of paths");
+    wrong.extend(
+        left_out.iter().filter(|file| !source(file).exists()).map(|file| format!("{file} is missing")),
+    );
     assert!(wrong.is_empty(), "{wrong:#?}");
+    let [_, load, acquire, check]: [(usize, usize); 4] = totals.try_into().unwrap();
+    let said = format!(
+        "it is {}, {} and {}, of which {}, {} and {} are on the way",
+        load.0, acquire.0, check.0, load.1, acquire.1, check.1
+    );
+    assert!(text.replace('\n', " ").contains(&said), "the section does not say: {said}");
 }

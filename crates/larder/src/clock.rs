@@ -13,6 +13,12 @@ use std::time::Duration;
 #[cfg(feature = "testing")]
 pub(crate) use world::WorldTime;
 
+/// Returns by how much the clocks of two machines may disagree about a span: their rates differ by far less than a
+/// thousandth.
+pub(crate) fn drift(span: Duration) -> Duration {
+    span / 1000
+}
+
 /// A point of local time. Only differences have a meaning.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) struct Tick(Duration);

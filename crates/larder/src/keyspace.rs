@@ -275,6 +275,12 @@ fn unescaped(shown: &str) -> Option<String> {
     String::from_utf8(bytes).ok()
 }
 
+/// Returns a lock's name as the user gave it, without its frame.
+pub(crate) fn shown(name: &str) -> &str {
+    let inner = name.split_once('{').map_or(name, |(_, rest)| rest.strip_suffix('}').unwrap_or(rest));
+    inner.strip_prefix('/').unwrap_or(inner)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -284,6 +290,13 @@ mod tests {
         let mut name = Name::from(&*Keyspace::new(namespace).unwrap().cache(cache, schema).unwrap());
         key.write(&mut KeyText::new(&mut name));
         name.as_str().to_owned()
+    }
+
+    #[test]
+    fn a_lock_is_shown_without_its_frame() {
+        assert_eq!(shown("~lock.2:{/reports}"), "reports");
+        assert_eq!(shown("~lock.2:{shop/reports}"), "shop/reports");
+        assert_eq!(shown("~semaphore.1:{shop/exports:ann}"), "shop/exports:ann");
     }
 
     #[test]

@@ -79,7 +79,7 @@ pub(super) const MUTANTS: &[Mutant] = &[
         "a guard whose time is over asks for more",
         &[within(
             GUARD,
-            "            self.lease.failover.check(ttl)?;\n            if ",
+            "            lease::check(ttl, self.lease.failover)?;\n            if ",
             ["!self.is_valid()", "!self.is_valid() && ttl.is_zero()"],
             " {",
         )],

@@ -168,11 +168,7 @@ pub(super) const MUTANTS: &[Mutant] = &[
     ),
     mutant(
         "an early refresh keeps its request's span open",
-        &[switched(
-            TRACE,
-            "new_span(&self.shared.name, Parent::None)",
-            "new_span(&self.shared.name, Parent::Current)",
-        )],
+        &[switched(TRACE, "new_span(cache, Parent::None)", "new_span(cache, Parent::Current)")],
         &[EARLY],
     ),
     mutant("a waiter follows from nothing", &[switched(TRACE, "current.follows_from(span);", "")], &[WAITER]),

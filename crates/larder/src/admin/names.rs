@@ -1,11 +1,35 @@
 //! Names as people type them, and what a name on the server belongs to.
 
-use super::{KeyGroup, LockKind};
 use crate::context::Context;
 use crate::error::{Error, Result};
 use crate::key::{CacheKey, KeyText};
 use crate::keyspace::{ELECTION, GROUP, PROCESS, RW_LOCK, SEMAPHORE};
 use crate::name::Name;
+use crate::store::admin::LockKind;
+
+/// What a key on the server belongs to, by its name.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[non_exhaustive]
+pub enum KeyGroup {
+    /// Entries of a cache: `user`, or `user@2` for schema 2.
+    Cache(String),
+    /// Versions of caches, tags, and the epoch.
+    Versions,
+    /// Claims of loads, marks of runs, and fences of entries.
+    Loads,
+    /// Locks, lock groups, read-write locks, semaphores and elections, with their queues and fences.
+    Locks,
+    /// Jobs and their records.
+    Jobs,
+    /// Records of rate limiters.
+    Limits,
+    /// Records of processes that announced themselves.
+    Processes,
+    /// Keys of larder in other namespaces.
+    OtherNamespaces,
+    /// Keys of other programs.
+    Foreign,
+}
 
 /// A key as it is stored: not escaped again.
 pub(super) struct StoredKey<'a>(pub(super) &'a str);

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::time::Duration;
 
 use super::glimpse::{Glimpse, glance};
-use super::names::{CacheName, group_of};
+use super::names::{CacheName, KeyGroup, group_of};
 use super::{Admin, Compression, EntryKind, StoredFormat};
 use crate::error::Result;
 use crate::store::admin::{AdminStore, KeyExpiry, SampledKeys};
@@ -15,30 +15,6 @@ const MOST_KEYS: usize = 100_000;
 const STEP: usize = 500;
 /// A normal variable is within this many standard deviations in 19 of 20 cases.
 const Z: f64 = 1.96;
-
-/// What a key on the server belongs to, by its name.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
-#[non_exhaustive]
-pub enum KeyGroup {
-    /// Entries of a cache: `user`, or `user@2` for schema 2.
-    Cache(String),
-    /// Versions of caches, tags, and the epoch.
-    Versions,
-    /// Claims of loads, marks of runs, and fences of entries.
-    Loads,
-    /// Locks, lock groups, read-write locks, semaphores and elections, with their queues and fences.
-    Locks,
-    /// Jobs and their records.
-    Jobs,
-    /// Records of rate limiters.
-    Limits,
-    /// Records of processes that announced themselves.
-    Processes,
-    /// Keys of larder in other namespaces.
-    OtherNamespaces,
-    /// Keys of other programs.
-    Foreign,
-}
 
 /// A number that was estimated from a sample.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]

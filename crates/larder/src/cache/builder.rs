@@ -9,7 +9,7 @@ use super::flight::Flights;
 use super::hot_keys::{self, HotKeys};
 use super::runs::Runs;
 use super::unfenced::WriteRecords;
-use super::{Cache, CacheShared, NearTier, Policy, WhenAbandoned};
+use super::{Cache, CacheShared, LONGEST_TTL, NearTier, Policy, WhenAbandoned, check_ttl};
 use crate::context::Context;
 use crate::error::{Error, Result};
 use crate::name::Name;
@@ -17,10 +17,6 @@ use crate::near::{ClearVersion, EntryName, Near, Tier};
 use crate::store::Expiry;
 use crate::telemetry::CacheMeter;
 use crate::value::{Encoder, Format, Value};
-
-/// The longest time to live. Redis counts milliseconds since 1970 in 63 bits; a hundred years is more than any use
-/// needs.
-const LONGEST_TTL: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
 
 /// The default of `wait_timeout`: how long a call waits for a load that another call leads.
 const LONGEST_WAIT: Duration = Duration::from_secs(300);
@@ -64,7 +60,6 @@ pub struct CacheBuilder<V> {
     outage_loads: usize,
     near: Option<Near>,
     hot_keys: usize,
-    #[cfg(feature = "trace")]
     trace_keys: bool,
     value: PhantomData<fn() -> V>,
 }
@@ -93,7 +88,6 @@ where
             outage_loads: 64,
             near: None,
             hot_keys: 0,
-            #[cfg(feature = "trace")]
             trace_keys: false,
             value: PhantomData,
         }
@@ -317,7 +311,6 @@ where
             wait_timeout: self.wait_timeout,
             when_abandoned: self.when_abandoned,
             asks_server: self.near.is_none(),
-            #[cfg(feature = "trace")]
             trace_keys: self.trace_keys,
             encoder: Arc::new(encoder),
         };
@@ -361,16 +354,6 @@ fn publish<T>(slot: &OnceLock<Arc<T>>, make: impl FnOnce() -> T, register: impl 
         register(&near);
         near
     })
-}
-
-pub(super) fn check_ttl(ttl: Duration) -> Result<()> {
-    if ttl.is_zero() {
-        return Err(Error::invalid("a time to live of zero keeps nothing: use delete()"));
-    }
-    if ttl > LONGEST_TTL {
-        return Err(Error::invalid("a time to live of more than 100 years: say no_expiry()"));
-    }
-    Ok(())
 }
 
 impl<V> fmt::Debug for CacheBuilder<V> {

@@ -11,7 +11,6 @@ use std::collections::HashMap;
 
 use serde::Serialize;
 
-use super::Cache;
 use crate::error::{Error, Result};
 use crate::sync::Mutex;
 
@@ -22,7 +21,7 @@ const MOST: usize = 100;
 /// After this many reads all counts are halved, so that old reads lose weight.
 const HALVED_AT: u64 = 1 << 20;
 
-/// A key that is read often. Returned by [`Cache::hot_keys`].
+/// A key that is read often. Returned by [`Cache::hot_keys`](super::Cache::hot_keys).
 #[derive(Debug, Clone, PartialEq, Serialize)]
 #[non_exhaustive]
 pub struct HotKey {
@@ -75,7 +74,7 @@ impl HotKeys {
     }
 
     #[expect(clippy::cast_precision_loss, reason = "shares for people")]
-    fn report(&self) -> Vec<HotKey> {
+    pub(super) fn report(&self) -> Vec<HotKey> {
         let (mut keys, total) = {
             let counts = self.counts.lock();
             let keys = counts.keys.iter().map(|(key, count)| (key.to_string(), *count));
@@ -120,46 +119,6 @@ impl ReadCounts {
             count.inherited /= 2;
             count.reads > 0
         });
-    }
-}
-
-impl<V> Cache<V> {
-    /// Returns the keys that this process reads most, the most read first. Empty unless the cache was built with
-    /// [`hot_keys`](super::CacheBuilder::hot_keys).
-    ///
-    /// The shares are estimates, and recent reads weigh more. Keys may be personal data, so larder never makes them
-    /// labels of metrics: show them where only operators look. Costs no round trip.
-    ///
-    /// ```
-    /// # use std::time::Duration;
-    /// # #[tokio::main(flavor = "current_thread")]
-    /// # async fn main() -> larder::Result<()> {
-    /// # let larder = larder::Larder::connect("memory:").await?;
-    /// let users = larder.cache::<String>("user").ttl(Duration::from_secs(60)).hot_keys(10).build()?;
-    /// for key in [7, 7, 7, 8] {
-    ///     users.get(key).await?;
-    /// }
-    /// let hottest = &users.hot_keys()[0];
-    /// assert_eq!((hottest.key.as_str(), hottest.share), ("7", 0.75));
-    /// # Ok(())
-    /// # }
-    /// ```
-    #[must_use]
-    pub fn hot_keys(&self) -> Vec<HotKey> {
-        self.shared.hot.get().map(HotKeys::report).unwrap_or_default()
-    }
-
-    /// Returns whether the cache was built to count reads.
-    pub(super) fn counts_reads(&self) -> bool {
-        self.shared.hot.get().is_some()
-    }
-
-    /// Counts reads of an entry, if the cache was built to count them.
-    #[inline]
-    pub(super) fn note_read(&self, entry: &str, reads: u64) {
-        if let Some(hot) = self.shared.hot.get() {
-            hot.count(entry.get(self.policy.prefix.len()..).unwrap_or_default(), reads);
-        }
     }
 }
 

@@ -1,48 +1,14 @@
 //! Loads whose loader is made on a miss. The function that makes it may borrow, so a hit clones nothing.
 //! `#[larder::cached]` expands to these calls.
 
-use std::time::Duration;
-
 use super::fill::Reason;
 use super::load_context::LoadContext;
 use super::load_request::LoadKind;
-use super::loader::{BoxedLoader, erased};
+use super::loader::{BoxedLoader, LoadSetup, erased};
 use super::thrown::LoaderError;
 use super::{Cache, Load, LoadSource};
 use crate::key::CacheKey;
-use crate::store::Expiry;
 use crate::value::Value;
-
-/// What a call of [`get_or_load_lazy`](Cache::get_or_load_lazy) says of a value before it is loaded.
-#[derive(Debug, Default)]
-pub struct LoadSetup {
-    expiry: Option<Expiry>,
-    tags: Vec<String>,
-}
-
-impl LoadSetup {
-    /// Keeps the loaded value for `ttl`, in place of the cache's time to live.
-    pub fn ttl(&mut self, ttl: Duration) {
-        self.expiry = Some(Expiry::After(ttl));
-    }
-
-    /// Keeps the loaded value until it is deleted or evicted.
-    pub fn no_expiry(&mut self) {
-        self.expiry = Some(Expiry::Never);
-    }
-
-    /// Adds tags to the loaded value. Their versions are read before the loader runs, so an invalidation during the
-    /// load makes the value invalid.
-    pub fn tags<T: Into<String>>(&mut self, tags: impl IntoIterator<Item = T>) {
-        self.tags.extend(tags.into_iter().map(Into::into));
-    }
-
-    /// Combines this with what the call itself says.
-    pub(super) fn over(self, expiry: Option<Expiry>, mut tags: Vec<String>) -> (Option<Expiry>, Vec<String>) {
-        tags.extend(self.tags);
-        (self.expiry.or(expiry), tags)
-    }
-}
 
 /// What a loader may give for a value of type `V`: a `V`, or an `Option<V>` for a value that may not exist. The
 /// absence is then remembered for the cache's [`negative_ttl`](super::CacheBuilder::negative_ttl), if it has one.

@@ -30,7 +30,7 @@ use super::load_request::{join, wait};
 use super::lookup::{CachedValue, Lookup};
 use super::nesting::{LoadWait, Loads, is_nested, scope, wait_for};
 use super::thrown::{LoaderError, Thrown};
-use super::trace::Spanned;
+use super::trace::{Spanned, load_many_span};
 use super::wait::pause;
 use super::{Cache, tag};
 use crate::error::{Error, Result};
@@ -353,7 +353,7 @@ where
         let rest = led.split_off(led.len().min(MOST_LOADED));
         let turn = std::mem::replace(&mut led, rest);
         let Some(first) = turn.first() else { return };
-        let span = first.fill.cache.load_many_span(turn.len());
+        let span = load_many_span(&first.fill.cache.shared.name, turn.len());
         turn.iter().for_each(|led| led.leader.node().span.begin(&span, Spanned::Many));
         load_led(turn, loader.clone()).instrument(span).await;
     }

@@ -14,7 +14,7 @@ use super::load_error::LoadError;
 use super::loader::BoxedLoader;
 use super::lookup::{CachedValue, Lookup};
 use super::nesting::{is_nested, wait_for};
-use super::trace::Spanned;
+use super::trace::{Spanned, load_span};
 use super::wait::pause;
 use crate::error::{Error, ErrorKind, Result};
 use crate::name::Name;
@@ -169,7 +169,9 @@ where
             nested: is_nested(),
             away,
         };
-        let span = self.cache.load_span(&self.entry, reason);
+        let (policy, name) = (&self.cache.policy, &self.cache.shared.name);
+        let key = policy.trace_keys.then(|| self.entry.get(policy.prefix.len()..).unwrap_or_default());
+        let span = load_span(name, key, reason == Reason::Early);
         leader.node().span.begin(&span, Spanned::One);
         self.cache.context.loads.spawn(fill.run(leader, found, loader).instrument(span));
     }

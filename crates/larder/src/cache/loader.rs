@@ -4,17 +4,49 @@ use std::any::Any;
 use std::fmt;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures_util::future::BoxFuture;
 
 use super::flight::LoadFailure;
 use super::load_context::LoadContext;
-use super::load_lazy::LoadSetup;
 use super::nesting::scope;
 use super::thrown::{LoaderError, Thrown};
 use crate::key::CacheKey;
+use crate::store::Expiry;
 
 type LoadFn<V> = dyn FnOnce(LoadContext<V>) -> BoxFuture<'static, Result<Option<V>, LoadFailure>> + Send;
+
+/// What a call of [`get_or_load_lazy`](super::Cache::get_or_load_lazy) says of a value before it is loaded.
+#[derive(Debug, Default)]
+pub struct LoadSetup {
+    expiry: Option<Expiry>,
+    tags: Vec<String>,
+}
+
+impl LoadSetup {
+    /// Keeps the loaded value for `ttl`, in place of the cache's time to live.
+    pub fn ttl(&mut self, ttl: Duration) {
+        self.expiry = Some(Expiry::After(ttl));
+    }
+
+    /// Keeps the loaded value until it is deleted or evicted.
+    pub fn no_expiry(&mut self) {
+        self.expiry = Some(Expiry::Never);
+    }
+
+    /// Adds tags to the loaded value. Their versions are read before the loader runs, so an invalidation during the
+    /// load makes the value invalid.
+    pub fn tags<T: Into<String>>(&mut self, tags: impl IntoIterator<Item = T>) {
+        self.tags.extend(tags.into_iter().map(Into::into));
+    }
+
+    /// Combines this with what the call itself says.
+    pub(super) fn over(self, expiry: Option<Expiry>, mut tags: Vec<String>) -> (Option<Expiry>, Vec<String>) {
+        tags.extend(self.tags);
+        (self.expiry.or(expiry), tags)
+    }
+}
 
 /// A loader with its own types erased, and what it says of its value before it runs.
 pub struct BoxedLoader<V>(Box<LoadFn<V>>, LoadSetup);

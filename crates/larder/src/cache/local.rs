@@ -14,6 +14,7 @@ use crate::name::Name;
 use crate::near::{Copied, EntryKeyRef, GivenKey, InsertTicket};
 use crate::store::Store;
 use crate::store::session::ReadStamp;
+use crate::telemetry::SAMPLED;
 use crate::value::{Meta, Value};
 
 /// A value that was read on the tracked connection, with the facts that a near copy needs.
@@ -168,5 +169,25 @@ where
     #[inline]
     fn near_tier(&self) -> Option<&Arc<NearTier<V>>> {
         if self.policy.asks_server { None } else { self.shared.near.get() }
+    }
+}
+
+impl<V> Cache<V> {
+    /// Counts a near hit. `name` is called for one hit in a while, and makes the entry's name.
+    #[inline]
+    pub(super) fn near_hit(&self, name: impl Fn() -> Result<Name>) {
+        if self.shared.meter.near_hit() {
+            self.sample_near_hit(name);
+        }
+    }
+
+    #[cold]
+    fn sample_near_hit(&self, name: impl Fn() -> Result<Name>) {
+        self.context.invalidations.versions.recency.used_copy(&name);
+        if self.counts_reads()
+            && let Ok(entry) = name()
+        {
+            self.note_read(&entry, SAMPLED);
+        }
     }
 }

@@ -53,7 +53,7 @@ use crate::name::Name;
 use crate::near::{AnyTier, ClearVersion, EntryKey, EntryKeyRef, EntryName, Tier};
 use crate::stats::CacheStats;
 use crate::store::{Expiry, Store};
-use crate::telemetry::{CacheMeter, SAMPLED};
+use crate::telemetry::CacheMeter;
 use crate::value::{Encoder, Format, Value, WriteStamp};
 pub use builder::CacheBuilder;
 pub use conditional::SetIf;
@@ -64,9 +64,9 @@ use hot_keys::HotKeys;
 pub use load::{Load, LoadEntry};
 pub use load_context::LoadContext;
 pub use load_error::LoadError;
-pub use load_lazy::{LoadOutput, LoadSetup};
+pub use load_lazy::LoadOutput;
 pub use load_many::LoadMany;
-pub use loader::LoadSource;
+pub use loader::{LoadSetup, LoadSource};
 use lookup::NearCopy;
 pub use lookup::{Entry, EntryVersion, ParseVersionError, Source};
 pub use many::SetMany;
@@ -79,6 +79,10 @@ pub(crate) use tag::checked as checked_tags;
 pub use tag::{Tag, TagSnapshot};
 pub use thrown::{Foreign, HoldsError, IsError, IsText, LoaderError, LoaderFailure};
 use unfenced::WriteRecords;
+
+/// The longest time to live. Redis counts milliseconds since 1970 in 63 bits; a hundred years is more than any use
+/// needs.
+const LONGEST_TTL: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
 
 /// The shortest time that a version key is kept. A version must outlive every entry that carries it.
 pub(crate) const SHORTEST_SPAN: Duration = Duration::from_secs(24 * 3600);
@@ -221,7 +225,6 @@ struct Policy {
     /// Whether reads skip the near tier.
     asks_server: bool,
     /// Whether the spans of loads name the key.
-    #[cfg(feature = "trace")]
     trace_keys: bool,
     encoder: Arc<Encoder>,
 }
@@ -293,7 +296,7 @@ where
             ))),
             Some(Expiry::Never) => Ok(Expiry::Never),
             Some(Expiry::After(ttl)) => {
-                builder::check_ttl(ttl)?;
+                check_ttl(ttl)?;
                 if self.policy.jitter == 0.0 {
                     return Ok(Expiry::After(ttl));
                 }
@@ -326,21 +329,41 @@ impl<V> Cache<V> {
         tokio::time::timeout(max_wait, request).await.unwrap_or_else(|_| Err(Error::timed_out(max_wait)))
     }
 
-    /// Counts a near hit. `name` is called for one hit in a while, and makes the entry's name.
-    #[inline]
-    fn near_hit(&self, name: impl Fn() -> Result<Name>) {
-        if self.shared.meter.near_hit() {
-            self.sample_near_hit(name);
-        }
+    /// Returns the keys that this process reads most, the most read first. Empty unless the cache was built with
+    /// [`hot_keys`](crate::CacheBuilder::hot_keys).
+    ///
+    /// The shares are estimates, and recent reads weigh more. Keys may be personal data, so larder never makes them
+    /// labels of metrics: show them where only operators look. Costs no round trip.
+    ///
+    /// ```
+    /// # use std::time::Duration;
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> larder::Result<()> {
+    /// # let larder = larder::Larder::connect("memory:").await?;
+    /// let users = larder.cache::<String>("user").ttl(Duration::from_secs(60)).hot_keys(10).build()?;
+    /// for key in [7, 7, 7, 8] {
+    ///     users.get(key).await?;
+    /// }
+    /// let hottest = &users.hot_keys()[0];
+    /// assert_eq!((hottest.key.as_str(), hottest.share), ("7", 0.75));
+    /// # Ok(())
+    /// # }
+    /// ```
+    #[must_use]
+    pub fn hot_keys(&self) -> Vec<HotKey> {
+        self.shared.hot.get().map(HotKeys::report).unwrap_or_default()
     }
 
-    #[cold]
-    fn sample_near_hit(&self, name: impl Fn() -> Result<Name>) {
-        self.context.invalidations.versions.recency.used_copy(&name);
-        if self.counts_reads()
-            && let Ok(entry) = name()
-        {
-            self.note_read(&entry, SAMPLED);
+    /// Returns whether the cache was built to count reads.
+    fn counts_reads(&self) -> bool {
+        self.shared.hot.get().is_some()
+    }
+
+    /// Counts reads of an entry, if the cache was built to count them.
+    #[inline]
+    fn note_read(&self, entry: &str, reads: u64) {
+        if let Some(hot) = self.shared.hot.get() {
+            hot.count(entry.get(self.policy.prefix.len()..).unwrap_or_default(), reads);
         }
     }
 
@@ -379,4 +402,14 @@ impl<V> fmt::Debug for Cache<V> {
             .field("policy", &self.policy)
             .finish_non_exhaustive()
     }
+}
+
+fn check_ttl(ttl: Duration) -> Result<()> {
+    if ttl.is_zero() {
+        return Err(Error::invalid("a time to live of zero keeps nothing: use delete()"));
+    }
+    if ttl > LONGEST_TTL {
+        return Err(Error::invalid("a time to live of more than 100 years: say no_expiry()"));
+    }
+    Ok(())
 }

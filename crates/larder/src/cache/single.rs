@@ -12,7 +12,7 @@ use super::fetch::Fetch;
 use super::lookup::{CachedValue, Lookup};
 use super::tag::{self, TagSnapshot};
 use super::validity::{Verdict, VersionReplies, ask, classify_start};
-use super::{Cache, Entry, Source, builder};
+use super::{Cache, Entry, Source, check_ttl};
 use crate::call::Call;
 use crate::envelope::TagVersion;
 use crate::error::{Error, Result};
@@ -191,7 +191,7 @@ where
     ) -> Call<'_, impl Future<Output = Result<bool>> + Send> {
         let entry = self.entry(key);
         Call::new(self.context.limits.response_timeout, &self.shared.meter.touch, async move {
-            builder::check_ttl(ttl)?;
+            check_ttl(ttl)?;
             let entry = entry?;
             let touched = Box::pin(self.touch_entry(&entry, ttl)).await;
             self.shared.forget_near([&*entry]);

@@ -14,9 +14,6 @@ use std::sync::OnceLock;
 
 use tracing::Span;
 
-use super::Cache;
-use super::fill::Reason;
-
 /// The span of a load under way, for those that wait for it.
 #[derive(Debug, Default)]
 pub(super) struct LoadSpan(OnceLock<(Span, Spanned)>);
@@ -67,29 +64,28 @@ pub(super) fn end_many(outcome: &'static str, waiters: usize) {
     record(&Span::current(), outcome, waiters);
 }
 
+/// Makes the span of a load of one key. `on_its_own`: no call waits for it.
 #[cfg(feature = "trace")]
-impl<V> Cache<V> {
-    /// Makes the span of a load of one key.
-    pub(super) fn load_span(&self, entry: &str, reason: Reason) -> Span {
-        let span = if reason == Reason::Early {
-            let span = new_span(&self.shared.name, Parent::None);
-            span.follows_from(Span::current());
-            span
-        } else {
-            new_span(&self.shared.name, Parent::Current)
-        };
-        if self.policy.trace_keys {
-            span.record("key", entry.get(self.policy.prefix.len()..).unwrap_or_default());
-        }
+pub(super) fn load_span(cache: &str, key: Option<&str>, on_its_own: bool) -> Span {
+    let span = if on_its_own {
+        let span = new_span(cache, Parent::None);
+        span.follows_from(Span::current());
         span
+    } else {
+        new_span(cache, Parent::Current)
+    };
+    if let Some(key) = key {
+        span.record("key", key);
     }
+    span
+}
 
-    /// Makes the span of one call of a loader of many keys.
-    pub(super) fn load_many_span(&self, keys: usize) -> Span {
-        let span = new_span(&self.shared.name, Parent::Current);
-        span.record("keys", u64::try_from(keys).unwrap_or(u64::MAX));
-        span
-    }
+/// Makes the span of one call of a loader of many keys.
+#[cfg(feature = "trace")]
+pub(super) fn load_many_span(cache: &str, keys: usize) -> Span {
+    let span = new_span(cache, Parent::Current);
+    span.record("keys", u64::try_from(keys).unwrap_or(u64::MAX));
+    span
 }
 
 #[cfg(feature = "trace")]
@@ -124,15 +120,14 @@ fn new_span(cache: &str, parent: Parent) -> Span {
     }
 }
 
+/// Returns the span that a load of one key runs in: the caller's, or none if no call waits for the load.
 #[cfg(not(feature = "trace"))]
-impl<V> Cache<V> {
-    /// Returns the span that a load of one key runs in: the caller's, or none for an early refresh.
-    pub(super) fn load_span(&self, _: &str, reason: Reason) -> Span {
-        if reason == Reason::Early { Span::none() } else { Span::current() }
-    }
+pub(super) fn load_span(_: &str, _: Option<&str>, on_its_own: bool) -> Span {
+    if on_its_own { Span::none() } else { Span::current() }
+}
 
-    /// Returns the span that a load of many keys runs in: the caller's.
-    pub(super) fn load_many_span(&self, _: usize) -> Span {
-        Span::current()
-    }
+/// Returns the span that a load of many keys runs in: the caller's.
+#[cfg(not(feature = "trace"))]
+pub(super) fn load_many_span(_: &str, _: usize) -> Span {
+    Span::current()
 }

@@ -15,11 +15,10 @@ use std::time::Duration;
 use super::Plan;
 use super::RateLimiter;
 use super::decision::{DecidedBy, Decision, RecordId};
-use super::local::KeyState;
+use super::local::{KeyState, LocalBatch};
 use super::quota::Quota;
-use super::request::drift;
 use crate::call;
-use crate::clock::Tick;
+use crate::clock::drift;
 use crate::error::{Error, Result};
 use crate::name::Name;
 use crate::store::limit::{Charge, ChargeMode, ChargeStamp, Rule};
@@ -79,42 +78,6 @@ impl PermitBatch {
 impl From<u64> for PermitBatch {
     fn from(permits: u64) -> Self {
         Self::batch(permits)
-    }
-}
-
-/// Permits of one key that may be spent locally.
-pub(super) struct LocalBatch {
-    pub(super) left: u64,
-    pub(super) deadline: Tick,
-    /// Where they were charged.
-    pub(super) stamp: ChargeStamp,
-    pub(super) record: RecordId,
-    pub(super) plan: Arc<Plan>,
-    /// The store's figures when they were taken.
-    pub(super) binding: Quota,
-    pub(super) remaining: u64,
-    pub(super) reset_at: Tick,
-}
-
-impl LocalBatch {
-    /// Takes `cost` permits if there are enough and they may still be spent.
-    #[inline]
-    pub(super) fn spend(&mut self, cost: u64, plan: u64, now: Tick) -> Option<Decision> {
-        if now >= self.deadline || self.left < cost || self.plan.id != plan {
-            return None;
-        }
-        self.left -= cost;
-        Some(Decision {
-            granted: cost,
-            binding: self.binding,
-            remaining: self.remaining.saturating_add(self.left),
-            retry_after: Duration::ZERO,
-            reset_after: self.reset_at.since(now),
-            decided_by: DecidedBy::Lease,
-            stamp: self.stamp,
-            record: self.record,
-            counted_here: false,
-        })
     }
 }
 

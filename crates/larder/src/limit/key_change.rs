@@ -9,8 +9,8 @@
 use std::sync::Arc;
 
 use super::RateLimiter;
-use super::batch::LocalBatch;
 use super::local::KeyState;
+use super::local::LocalBatch;
 use crate::error::Result;
 use crate::name::Name;
 

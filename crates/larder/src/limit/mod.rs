@@ -10,6 +10,7 @@
 mod acquire;
 mod batch;
 mod block;
+mod breaker;
 mod check;
 mod decision;
 mod key_change;

@@ -1,6 +1,6 @@
 //! Decisions while the store does not answer.
 //!
-//! While the [breaker](super::request::Breaker) of a key's domain is open, the limiter's policy decides at once,
+//! While the [breaker](super::breaker) of a key's domain is open, the limiter's policy decides at once,
 //! without a request.
 
 use std::sync::Arc;

@@ -14,11 +14,10 @@ use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
 
 use super::Plan;
-use super::batch::LocalBatch;
 use super::decision::RecordId;
+use super::local::LocalBatch;
 use super::quota::Quota;
-use super::request::drift;
-use crate::clock::Clock;
+use crate::clock::{Clock, drift};
 use crate::store::limit::{Charge, ChargeMode};
 use crate::store::memory::MemoryLimits;
 

@@ -7,9 +7,8 @@ use tokio::sync::oneshot;
 
 use super::decision::{DecidedBy, Decision};
 use super::quota::Quota;
-use super::request::drift;
 use super::{Plan, RateLimiter};
-use crate::clock::Tick;
+use crate::clock::{Tick, drift};
 use crate::error::Error;
 use crate::name::Name;
 use crate::store::limit::{ChargeStamp, Charged, LimitStore};

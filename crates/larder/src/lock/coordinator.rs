@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use super::holder::Holder;
 use super::meter::LockMeter;
 use super::numbers::Differences;
 use super::queue::LockQueues;
@@ -10,6 +11,7 @@ use crate::context::Context;
 use crate::near::Wakeups;
 use crate::presence::Presence;
 use crate::stats::LockStats;
+use crate::store::lock::HeldBy;
 
 pub(crate) struct Coordinator {
     pub(super) context: Arc<Context>,
@@ -40,6 +42,14 @@ impl Coordinator {
 
     pub(crate) fn stats(&self) -> LockStats {
         self.meter.stats()
+    }
+
+    /// Makes the public holder, with the name that its process announced: one round trip, none if the holder is this
+    /// process or the server has refused to show names.
+    pub(super) async fn named(&self, by: Option<HeldBy>) -> Option<Holder> {
+        let by = by?;
+        let announced = self.presence.name_of(by.token).await;
+        Some(Holder { announced, ..Holder::of(by) })
     }
 
     /// Ends the renewals and the waits, and lets the queued releases finish.

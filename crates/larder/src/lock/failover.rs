@@ -10,9 +10,8 @@
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use super::LONGEST_TTL;
-use super::holder::shown;
 use crate::error::{Error, ErrorKind, Result};
+use crate::keyspace::shown;
 
 /// The settings against failovers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -24,12 +23,12 @@ pub(super) struct Failover {
 }
 
 impl Failover {
-    /// A lease must not be longer than the quarantine, which waits for its expiry. No lease is longer than 24 hours,
+    /// A lease must not be longer than the quarantine, which waits for its expiry. No lease is longer than `most`,
     /// and a longer quarantine would stay in the marker for as long as the lock is used.
-    pub(super) fn check(self, ttl: Duration) -> Result<()> {
+    pub(super) fn check(self, ttl: Duration, most: Duration) -> Result<()> {
         match self.quarantine {
-            Some(longest) if longest > LONGEST_TTL => Err(Error::invalid(format!(
-                "a quarantine of {longest:?} is longer than any lease: at most {LONGEST_TTL:?}"
+            Some(longest) if longest > most => Err(Error::invalid(format!(
+                "a quarantine of {longest:?} is longer than any lease: at most {most:?}"
             ))),
             Some(longest) if ttl > longest => Err(Error::invalid(format!(
                 "a lease of {ttl:?} is longer than the quarantine of {longest:?}: raise the quarantine's max_lease"

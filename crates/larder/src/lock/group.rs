@@ -20,15 +20,15 @@ use futures_util::future::join_all;
 use super::attempt::{Attempt, AttemptOutcome, Want};
 use super::coordinator::Coordinator;
 use super::failover::{Failover, quarantined};
-use super::guard::Guard;
-use super::holder::{Holder, shown};
-use super::lease::Lease;
+use super::guard::{Guard, Keep};
+use super::holder::Holder;
+use super::lease::{self, Lease};
 use super::release::ReleaseOutcome;
-use super::{DEFAULT_MAX_HOLD, DEFAULT_TTL, Keep, check_ttl};
+use super::{DEFAULT_MAX_HOLD, DEFAULT_TTL};
 use crate::call::Call;
 use crate::error::{Error, ErrorKind, Result};
 use crate::fence::Fence;
-use crate::keyspace::Keyspace;
+use crate::keyspace::{Keyspace, shown};
 use crate::store::group::GroupStore;
 
 /// The maximum number of locks of one attempt.
@@ -282,8 +282,7 @@ impl GroupLocks {
     }
 
     fn want(&self) -> Result<Want> {
-        check_ttl(self.ttl)?;
-        self.failover.check(self.ttl)?;
+        lease::check(self.ttl, self.failover)?;
         let Self { max_hold, ttl, .. } = self;
         if max_hold < ttl {
             return Err(Error::invalid(format!(

@@ -7,15 +7,20 @@ use std::time::Duration;
 
 use super::coordinator::Coordinator;
 use super::failover::not_replicated;
-use super::lease::{Lease, ReleaseState};
+use super::lease::{self, Lease, ReleaseState};
 use super::release::ReleaseOutcome;
 use super::release::end_in_background;
 use super::ticket::LockTicket;
-use super::{Keep, check_ttl};
 use crate::call::Call;
 use crate::error::{Error, ErrorKind, Result};
 use crate::fence::Fence;
 use crate::store::lock::{LockStore, LockToken, Renewal};
+
+/// How a lock is kept alive.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Keep {
+    pub(super) max_hold: Duration,
+}
 
 /// A lock that is held until the guard is released or dropped, or the lock expires. Made by [`Lock`](super::Lock).
 ///
@@ -141,8 +146,7 @@ impl Guard {
     pub fn extend(&self, ttl: Duration) -> Call<'_, impl Future<Output = Result<()>> + Send> {
         let locks = &self.locks;
         Call::new(locks.context.limits.response_timeout, &locks.meter.extend, async move {
-            check_ttl(ttl)?;
-            self.lease.failover.check(ttl)?;
+            lease::check(ttl, self.lease.failover)?;
             if !self.is_valid() {
                 return Err(self.lost_error());
             }

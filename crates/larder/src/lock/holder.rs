@@ -3,7 +3,6 @@
 use std::fmt;
 use std::time::Duration;
 
-use super::Coordinator;
 use crate::fence::Fence;
 use crate::store::lock::HeldBy;
 
@@ -33,16 +32,6 @@ impl Holder {
     }
 }
 
-impl Coordinator {
-    /// Makes the public holder, with the name that its process announced: one round trip, none if the holder is this
-    /// process or the server has refused to show names.
-    pub(super) async fn named(&self, by: Option<HeldBy>) -> Option<Holder> {
-        let by = by?;
-        let announced = self.presence.name_of(by.token).await;
-        Some(Holder { announced, ..Holder::of(by) })
-    }
-}
-
 impl fmt::Display for Holder {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { process, fence, remaining, .. } = self;
@@ -50,23 +39,5 @@ impl fmt::Display for Holder {
             return write!(f, "{announced} ({process}) with fence {fence}, for {remaining:?} more");
         }
         write!(f, "{process} with fence {fence}, for {remaining:?} more")
-    }
-}
-
-/// The lock's name as the user gave it: without the keyspace's frame.
-pub(super) fn shown(name: &str) -> &str {
-    let inner = name.split_once('{').map_or(name, |(_, rest)| rest.strip_suffix('}').unwrap_or(rest));
-    inner.strip_prefix('/').unwrap_or(inner)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::shown;
-
-    #[test]
-    fn a_lock_is_shown_without_its_frame() {
-        assert_eq!(shown("~lock.2:{/reports}"), "reports");
-        assert_eq!(shown("~lock.2:{shop/reports}"), "shop/reports");
-        assert_eq!(shown("~semaphore.1:{shop/exports:ann}"), "shop/exports:ann");
     }
 }

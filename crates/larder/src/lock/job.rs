@@ -17,11 +17,11 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use super::coordinator::Coordinator;
 use super::failover::{Failover, quarantined};
-use super::guard::{Guard, LockHandle};
+use super::guard::{Guard, Keep, LockHandle};
 use super::job_run::{JobOutcome, JobRun, JobStatus};
-use super::lease::{Lease, lost};
+use super::lease::{self, Lease, lost};
 use super::release::{Ending, end_in_background};
-use super::{DEFAULT_TTL, Keep, Lock, check_ttl};
+use super::{DEFAULT_TTL, Lock};
 use crate::background::{Retry, retry};
 use crate::call::Call;
 use crate::error::{Error, Result};
@@ -386,8 +386,7 @@ impl Job {
     }
 
     fn check(&self) -> Result<()> {
-        check_ttl(self.ttl)?;
-        self.failover.check(self.ttl)?;
+        lease::check(self.ttl, self.failover)?;
         let Self { max_hold, ttl, .. } = self;
         if max_hold < ttl {
             return Err(Error::invalid(format!(

@@ -17,15 +17,28 @@ use std::time::Duration;
 use tokio::sync::Notify;
 
 use super::failover::Failover;
-use super::holder::{Holder, shown};
+use super::holder::Holder;
 use super::release::Ending;
 use crate::clock::{Clock, Tick};
-use crate::error::{Error, ErrorKind};
+use crate::error::{Error, ErrorKind, Result};
 use crate::fence::Fence;
+use crate::keyspace::shown;
 use crate::store::lock::HeldBy;
 
+const SHORTEST_TTL: Duration = Duration::from_millis(10);
+const LONGEST_TTL: Duration = Duration::from_secs(24 * 3600);
 /// The longest sleep between two checks of the clock: timers stop while the machine sleeps, and the clock does not.
 const SLICE: Duration = Duration::from_millis(100);
+
+/// Checks the settings of a lease.
+pub(super) fn check(ttl: Duration, failover: Failover) -> Result<()> {
+    if !(SHORTEST_TTL..=LONGEST_TTL).contains(&ttl) {
+        return Err(Error::invalid(format!(
+            "a lock's time to live must be {SHORTEST_TTL:?} to {LONGEST_TTL:?}, not {ttl:?}"
+        )));
+    }
+    failover.check(ttl, LONGEST_TTL)
+}
 
 /// The part of a time to live that only the client subtracts: a hundredth and 2 ms. Quartz clocks differ by less
 /// than a thousandth, and the server counts whole milliseconds.

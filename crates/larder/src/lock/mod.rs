@@ -50,12 +50,14 @@ use std::time::Duration;
 use crate::call::Call;
 use crate::error::{Error, ErrorKind, Result};
 pub use crate::fence::Fence;
+use crate::keyspace::shown;
 use crate::store::lock::{HeldBy, LockStore, LockToken, Renewal};
 use attempt::{Attempt, AttemptOutcome, Want};
 pub(crate) use coordinator::Coordinator;
 pub use election::{Election, Leader, Leaders, Leadership};
 use failover::Failover;
 pub use group::{GroupGuard, GroupLocks, LockGroup};
+use guard::Keep;
 pub use guard::{Guard, LockHandle};
 pub use holder::Holder;
 pub use job::Job;
@@ -70,17 +72,9 @@ pub use several::{LocksGuard, SeveralLocks};
 pub use ticket::LockTicket;
 
 const DEFAULT_TTL: Duration = Duration::from_secs(30);
-const SHORTEST_TTL: Duration = Duration::from_millis(10);
-const LONGEST_TTL: Duration = Duration::from_secs(24 * 3600);
 const DEFAULT_MAX_HOLD: Duration = Duration::from_secs(3600);
 /// The longest time to wait for the holder's name when an error message is made.
 const LOOK: Duration = Duration::from_millis(500);
-
-/// How a lock is kept alive.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Keep {
-    max_hold: Duration,
-}
 
 /// A lock with a name. [`Larder::lock`](crate::Larder::lock) makes it; acquiring it gives a [`Guard`].
 ///
@@ -357,7 +351,7 @@ impl Lock {
         Call::new(self.locks.context.limits.response_timeout, &self.locks.meter.acquire, async move {
             self.check()?;
             if *lock != *self.name {
-                let (is, wanted) = (holder::shown(&lock), holder::shown(&self.name));
+                let (is, wanted) = (shown(&lock), shown(&self.name));
                 let named = format!("the ticket is for the lock {is:?}, not for {wanted:?}");
                 return Err(Error::named(ErrorKind::InvalidSetting, "the ticket is for another lock", named));
             }
@@ -383,7 +377,7 @@ impl Lock {
 
     /// The error for a lock that stayed held; it names the current holder if the server answers in time.
     async fn held_error(&self, max_wait: Duration) -> Error {
-        let name = holder::shown(&self.name);
+        let name = shown(&self.name);
         let holder =
             tokio::time::timeout(self.locks.context.limits.response_timeout.min(LOOK), self.look()).await;
         let by = match holder {
@@ -395,8 +389,7 @@ impl Lock {
     }
 
     fn check(&self) -> Result<()> {
-        check_ttl(self.ttl)?;
-        self.failover.check(self.ttl)?;
+        lease::check(self.ttl, self.failover)?;
         if let Some(Keep { max_hold }) = self.keep.filter(|keep| keep.max_hold < self.ttl) {
             let ttl = self.ttl;
             return Err(Error::invalid(format!(
@@ -412,13 +405,4 @@ impl fmt::Debug for Lock {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Lock").field("name", &self.name).field("ttl", &self.ttl).finish_non_exhaustive()
     }
-}
-
-fn check_ttl(ttl: Duration) -> Result<()> {
-    if !(SHORTEST_TTL..=LONGEST_TTL).contains(&ttl) {
-        return Err(Error::invalid(format!(
-            "a lock's time to live must be {SHORTEST_TTL:?} to {LONGEST_TTL:?}, not {ttl:?}"
-        )));
-    }
-    Ok(())
 }

@@ -18,10 +18,10 @@ use std::time::Duration;
 use super::attempt::{Attempt, AttemptOutcome, Want};
 use super::coordinator::Coordinator;
 use super::failover::{Failover, quarantined};
-use super::lease::Lease;
+use super::lease::{self, Lease};
 use super::permit::SemaphorePermit;
 use super::release::{Ending, end_in_background};
-use super::{DEFAULT_MAX_HOLD, DEFAULT_TTL, check_ttl};
+use super::{DEFAULT_MAX_HOLD, DEFAULT_TTL};
 use crate::call::Call;
 use crate::clock::Tick;
 use crate::error::{Error, ErrorKind, Result};
@@ -308,8 +308,7 @@ impl Semaphore {
     }
 
     fn check(&self) -> Result<()> {
-        check_ttl(self.ttl)?;
-        self.failover.check(self.ttl)?;
+        lease::check(self.ttl, self.failover)?;
         check_number(self.permits)?;
         if self.max_hold < self.ttl {
             let Self { max_hold, ttl, .. } = self;

@@ -9,11 +9,19 @@
 
 use std::ops::Deref;
 
-use super::version::KnownVersion;
 use crate::clock::Tick;
 use crate::name::Name;
 use crate::store::session::ReadStamp;
 use crate::sync::{AtomicU64, Ordering};
+
+/// A cached version, and the session that vouches for it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct KnownVersion {
+    pub(crate) version: u64,
+    pub(crate) seen: ReadStamp,
+    /// How long the server keeps it at least, if that is known.
+    pub(super) kept_until: Option<Tick>,
+}
 
 /// The name of a cache's clear version, and the version itself as it was last looked up.
 pub(crate) struct ClearVersion {

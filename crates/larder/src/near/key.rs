@@ -13,13 +13,24 @@ use std::hash::{Hash, Hasher};
 
 use quick_cache::Equivalent;
 
-use super::tier::TierKey;
 use crate::key::PlainKey;
 
 /// The longest text that a stored key holds in place, so that comparing it takes no second access to memory.
 const SHORT: usize = 22;
 /// The digits of `u64::MAX`.
 const MOST_DIGITS: usize = 20;
+
+/// A key as a tier stores it.
+pub(crate) trait TierKey: Hash + Eq + Clone {
+    /// Returns its size, for the weight of its copy.
+    fn bytes(&self) -> usize;
+}
+
+impl TierKey for Box<str> {
+    fn bytes(&self) -> usize {
+        self.len()
+    }
+}
 
 /// The key of a near copy, as its tier stores it. The caches of all schemas of one name share a tier.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -24,11 +24,10 @@ mod wakeups;
 
 use std::time::Duration;
 
-pub(crate) use clear_version::ClearVersion;
+pub(crate) use clear_version::{ClearVersion, KnownVersion};
 pub(crate) use invalidations::{Invalidations, Watch};
 pub(crate) use key::{EntryKey, EntryKeyRef, EntryName, GivenKey};
 pub(crate) use tier::{AnyTier, Copied, InsertTicket, Tier};
-pub(crate) use version::KnownVersion;
 pub(crate) use version_requests::Asking;
 pub(crate) use wakeups::{Subscription, Wakeups};
 

@@ -15,25 +15,13 @@ use std::hash::{BuildHasher, Hash};
 use quick_cache::sync::{Cache, DefaultLifecycle};
 use quick_cache::{DefaultHashBuilder, Equivalent, OptionsBuilder, Weighter};
 
-use super::key::{EntryKey, EntryKeyRef};
+use super::key::{EntryKey, EntryKeyRef, TierKey};
 use crate::sync::Mutex;
 
 const STRIPES: usize = 1024;
 
 /// What a copy costs in addition to its key and value, in bytes.
 const OVERHEAD: u64 = 128;
-
-/// A key as a tier stores it.
-pub(crate) trait TierKey: Hash + Eq + Clone {
-    /// Returns its size, for the weight of its copy.
-    fn bytes(&self) -> usize;
-}
-
-impl TierKey for Box<str> {
-    fn bytes(&self) -> usize {
-        self.len()
-    }
-}
 
 /// A near tier of any type of value.
 pub(crate) trait AnyTier: Send + Sync {

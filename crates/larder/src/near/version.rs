@@ -6,7 +6,7 @@
 
 use std::time::Duration;
 
-use super::clear_version::ClearVersion;
+use super::clear_version::{ClearVersion, KnownVersion};
 use super::recency::Recency;
 use super::tier::{Copied, InsertTicket, Tier};
 use crate::clock::{Moment, Tick};
@@ -18,15 +18,6 @@ use crate::sync::{AtomicU64, Ordering};
 
 /// The most bytes of this table: some fifty thousand versions.
 const BYTES: u64 = 8 << 20;
-
-/// A cached version, and the session that vouches for it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct KnownVersion {
-    pub(crate) version: u64,
-    pub(crate) seen: ReadStamp,
-    /// How long the server keeps it at least, if that is known.
-    pub(super) kept_until: Option<Tick>,
-}
 
 pub(crate) struct Versions {
     known: Tier<Box<str>, KnownVersion>,

@@ -15,10 +15,10 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use super::super::Plan;
-use super::super::batch::LocalBatch;
 use super::super::decision::{DecidedBy, Decision, RecordId};
 use super::super::quota::Quota;
-use crate::clock::{RECENT, Tick};
+use super::batch::LocalBatch;
+use crate::clock::{RECENT, Tick, drift};
 use crate::store::limit::ChargeStamp;
 
 /// How long a refusal is repeated without a request: permits given back by other processes are seen after this
@@ -187,11 +187,6 @@ impl KeyState {
     pub(in super::super) fn facts(&self) -> MutexGuard<'_, Facts> {
         self.facts.lock().unwrap_or_else(PoisonError::into_inner)
     }
-}
-
-/// The clocks of two machines differ in rate by far less than a thousandth.
-fn drift(span: Duration) -> Duration {
-    span / 1000
 }
 
 /// Whether a refusal is worth keeping.

@@ -2,6 +2,7 @@
 //! ([`known`]), and the queues of waiting callers ([`queues`]). The table is bounded; an evicted entry costs a
 //! round trip.
 
+mod batch;
 mod known;
 mod plans;
 mod queues;
@@ -14,14 +15,14 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use quick_cache::sync::Cache;
 
 use super::Plan;
-use super::batch::LocalBatch;
+use super::breaker::Breaker;
 use super::decision::Decision;
 use super::meter::LimitMeter;
-use super::request::Breaker;
 use super::wait_queue::WaitQueue;
 use crate::clock::Clock;
 use crate::store::share::Share;
 
+pub(super) use batch::LocalBatch;
 pub(super) use known::{KeyState, SentAndAnswered};
 use plans::Plans;
 use queues::KeyQueues;

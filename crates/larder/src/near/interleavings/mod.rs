@@ -7,7 +7,7 @@ mod mistaken;
 mod server;
 mod tagged;
 
-use super::tier::TierKey;
+use super::key::TierKey;
 use super::{Copied, InsertTicket, Tier};
 
 const BYTES: u64 = 1 << 20;

@@ -3,8 +3,6 @@
 use std::fmt::Write as _;
 use std::time::Duration;
 
-use bytes::Bytes;
-
 use super::MemoryStore;
 use super::entries::first_bytes;
 use crate::error::{Error, Result};
@@ -137,12 +135,4 @@ impl AdminStore for MemoryStore {
     fn tls_of(&self, _: &str) -> Option<TlsSeen> {
         None
     }
-}
-
-/// An entry as tools see it.
-pub(super) struct EntryFacts {
-    pub(super) name: String,
-    pub(super) bytes: Bytes,
-    pub(super) left: Option<Duration>,
-    pub(super) weight: u64,
 }

@@ -349,9 +349,9 @@ impl Entries {
 
     /// Returns all live entries, in no order.
     #[cfg(feature = "admin")]
-    pub(super) fn all(&self, now: Tick) -> Vec<super::admin::EntryFacts> {
+    pub(super) fn all(&self, now: Tick) -> Vec<EntryFacts> {
         let live = self.cache.iter().filter(|(_, entry)| entry.lives(now));
-        live.map(|(name, StoredEntry { bytes, deadline })| super::admin::EntryFacts {
+        live.map(|(name, StoredEntry { bytes, deadline })| EntryFacts {
             weight: self.weight.of(&name, &bytes),
             left: deadline.map(|deadline| deadline.since(now)),
             name,
@@ -414,6 +414,15 @@ const HOT: f64 = 0.97;
 )]
 fn hot(bytes: u64) -> u64 {
     (bytes as f64 * HOT) as u64
+}
+
+/// An entry as tools see it.
+#[cfg(feature = "admin")]
+pub(super) struct EntryFacts {
+    pub(super) name: String,
+    pub(super) bytes: Bytes,
+    pub(super) left: Option<Duration>,
+    pub(super) weight: u64,
 }
 
 pub(super) fn first_bytes(bytes: Bytes) -> Bytes {

@@ -205,7 +205,8 @@ pub(super) fn attempted(answer: &Reply, notified: bool) -> Result<Attempted> {
         Reply::Int(1) => Ok(Attempted::Waiting { notified }),
         Reply::Int(-1) => Ok(Attempted::Gone),
         Reply::Int(until) if *until < 0 => Ok(Attempted::Quarantined { until: until.unsigned_abs() }),
-        fence => Ok(Attempted::Granted { fence: number(fence)? }),
+        Reply::Int(fence) => Ok(Attempted::Granted { fence: fence.unsigned_abs() }),
+        other => Err(unexpected(other)),
     }
 }
 

@@ -24,9 +24,8 @@ use std::time::Duration;
 use crate::store::limit::{
     BUCKETS, Charge, ChargeMode, ChargeStamp, Charged, Label, Override, QuotaSpec, Rule,
 };
-use overrides::Overridden;
 use record::LimitRecord;
-use records::{LimitRecords, RecordTable};
+use records::{LimitRecords, Overridden, RecordTable};
 use track::Track;
 
 /// The records of all keys. A background task removes those that have ended.

@@ -1,15 +1,7 @@
 //! The overrides of keys: other quotas for a while.
 
-use super::records::RecordTable;
-use crate::store::limit::{Charge, ChargeMode, Charged, Label, QuotaSpec};
-
-/// The override of one key.
-#[derive(Debug, Clone)]
-pub(super) struct Overridden {
-    pub(super) until: u64,
-    pub(super) terms: Vec<QuotaSpec>,
-    pub(super) labels: Vec<Label>,
-}
+use super::records::{Overridden, RecordTable};
+use crate::store::limit::{Charge, ChargeMode, Charged};
 
 impl RecordTable {
     /// Returns the override that holds now. One that has ended is kept until the key's record is written, or until it

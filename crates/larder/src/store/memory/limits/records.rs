@@ -13,7 +13,8 @@ use std::time::Duration;
 use tokio::task::AbortHandle;
 use tokio::time::Instant;
 
-use super::{LimitRecord, Overridden};
+use super::record::LimitRecord;
+use crate::store::limit::{Label, QuotaSpec};
 
 /// How many keys the task checks while it holds the lock.
 const STEP: usize = 1000;
@@ -22,6 +23,14 @@ const PAUSES: (Duration, Duration) = (Duration::from_millis(100), Duration::from
 
 #[derive(Default)]
 pub(super) struct LimitRecords(Mutex<RecordTable>);
+
+/// The override of one key.
+#[derive(Debug, Clone)]
+pub(super) struct Overridden {
+    pub(super) until: u64,
+    pub(super) terms: Vec<QuotaSpec>,
+    pub(super) labels: Vec<Label>,
+}
 
 #[derive(Default)]
 pub(super) struct RecordTable {
