@@ -22,6 +22,9 @@ const EQUIVALENCE: Test = unit("store::equivalence_limits::both_stores_decide_th
 const CONVERSION: Test = unit(
     "store::equivalence_limits::oracle::conversion::after_a_change_to_shorter_windows_none_holds_more_than_its_limit",
 );
+const CROSSES: Test = unit(
+    "store::equivalence_limits::oracle::conversion::a_refund_finds_what_was_charged_before_a_limit_crossed_65_535",
+);
 const ORACLE: Test = unit(
     "store::equivalence_limits::oracle::no_window_of_the_servers_clock_holds_more_than_the_limit_and_no_refusal_is_without_reason",
 );
@@ -614,6 +617,26 @@ pub(super) const MUTANTS: &[Mutant] = &[
         &[
             rebuilt(RECORD, "now.max(old.created_at + 1)", "old.created_at"),
             rebuilt(CHARGE_ANY, "created_at = math.max(now, created_at + 1)", "created_at = created_at + 0"),
+        ],
+        &[unit(
+            "store::equivalence_limits::oracle::conversion::a_refund_takes_nothing_from_other_callers_after_a_conversion",
+        )],
+    ),
+    mutant(
+        "a limit that crosses 65,535 makes another record, in memory",
+        &[switched(RECORD, "!cut && old.has_all_places_of(terms)", "false")],
+        &[CROSSES],
+    ),
+    mutant(
+        "a limit that crosses 65,535 makes another record, on the server",
+        &[rebuilt(CHARGE_ANY, "if not in_place then", "if true then")],
+        &[CROSSES],
+    ),
+    mutant(
+        "buckets of any width leave a charge in its place, in both stores",
+        &[
+            rebuilt(TRACK, " && *width == term.width);", " && *width > 0);"),
+            rebuilt(CHARGE_ANY, "source.counts and source.width == track.width)", "source.counts)"),
         ],
         &[unit(
             "store::equivalence_limits::oracle::conversion::a_refund_takes_nothing_from_other_callers_after_a_conversion",

@@ -35,6 +35,13 @@ impl Track {
         }
     }
 
+    /// Whether each charge has the place that the term gives it: the term's own track, or buckets of the same width.
+    pub(super) fn has_places_of(&self, term: QuotaSpec) -> bool {
+        let same_buckets =
+            matches!(self, Self::Buckets { width, .. } if term.rule == Rule::Buckets && *width == term.width);
+        same_buckets || self.counts(term)
+    }
+
     /// How far back the track looks. GCRA has no events.
     pub(super) fn window(&self) -> u64 {
         match self {
