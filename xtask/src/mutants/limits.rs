@@ -25,6 +25,8 @@ const CONVERSION: Test = unit(
 const CROSSES: Test = unit(
     "store::equivalence_limits::oracle::conversion::a_refund_finds_what_was_charged_before_a_limit_crossed_65_535",
 );
+const LATE_BY_OVERRIDE: Test =
+    unit("limit::turn::tests::a_turn_of_an_override_is_late_by_its_shortest_window_where_that_is_shorter");
 const ORACLE: Test = unit(
     "store::equivalence_limits::oracle::no_window_of_the_servers_clock_holds_more_than_the_limit_and_no_refusal_is_without_reason",
 );
@@ -673,10 +675,15 @@ pub(super) const MUTANTS: &[Mutant] = &[
         "a turn of an override is late by the limiter's own windows",
         &[switched(
             TURN,
-            "Quota::from_label(label).window().min(own)",
-            "own.min(Quota::from_label(label).window().max(own))",
+            "Quota::shortest_of(label).min(own)",
+            "own.min(Quota::shortest_of(label).max(own))",
         )],
-        &[unit("limit::turn::tests::a_turn_of_an_override_is_late_by_its_window_where_that_is_shorter")],
+        &[LATE_BY_OVERRIDE],
+    ),
+    mutant(
+        "a turn of an override is late by the window that decides",
+        &[switched(TURN, "Quota::shortest_of(label).min(own)", "Quota::from_label(label).window().min(own)")],
+        &[LATE_BY_OVERRIDE],
     ),
     mutant(
         "a caller whose refusal has ended sleeps until the first one's end",

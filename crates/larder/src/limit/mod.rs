@@ -43,7 +43,7 @@ use crate::context::Context;
 use crate::error::{Error, Result};
 use crate::key::{CacheKey, KeyText};
 use crate::name::Name;
-use crate::store::limit::{Charged, Penalty, QuotaSpec, Rule};
+use crate::store::limit::{Charged, Label, Penalty, QuotaSpec, Rule};
 use local::Local;
 
 pub use batch::PermitBatch;
@@ -248,6 +248,11 @@ impl Plan {
 
     fn quota(&self, place: usize) -> Quota {
         self.quotas.get(place).copied().unwrap_or(Quota::new(0, Duration::ZERO))
+    }
+
+    /// Returns what a store keeps beside each term if these are the quotas of an override.
+    fn labels(&self) -> impl Iterator<Item = Label> {
+        self.quotas.iter().map(|quota| quota.label(self.shortest))
     }
 
     /// Refuses a cost of zero.
