@@ -25,6 +25,7 @@ const CONVERSION: Test = unit(
 const CROSSES: Test = unit(
     "store::equivalence_limits::oracle::conversion::a_refund_finds_what_was_charged_before_a_limit_crossed_65_535",
 );
+const FAR: Test = unit("limit::acquire::tests::a_far_turn_is_booked_as_soon_as_it_comes_into_reach");
 const LATE_BY_OVERRIDE: Test =
     unit("limit::turn::tests::a_turn_of_an_override_is_late_by_its_shortest_window_where_that_is_shorter");
 const ORACLE: Test = unit(
@@ -684,6 +685,16 @@ pub(super) const MUTANTS: &[Mutant] = &[
         "a turn of an override is late by the window that decides",
         &[switched(TURN, "Quota::shortest_of(label).min(own)", "Quota::from_label(label).window().min(own)")],
         &[LATE_BY_OVERRIDE],
+    ),
+    mutant(
+        "a far turn is not asked for before its refusal ends",
+        &[switched(QUEUE, "refused.asks_again()", "end")],
+        &[FAR],
+    ),
+    mutant(
+        "GCRA bounds how far ahead a turn is booked",
+        &[switched(LIMITER, "term.rule != Rule::Gcra", "term.limit > 0")],
+        &[FAR],
     ),
     mutant(
         "a caller whose refusal has ended sleeps until the first one's end",

@@ -255,6 +255,14 @@ impl Plan {
         self.quotas.iter().map(|quota| quota.label(self.shortest))
     }
 
+    /// Returns how far ahead a turn can be booked. GCRA alone sets no bound. `label` is that of the override's quota if
+    /// an override decided; it is too little if a GCRA quota has the shortest window of the override.
+    fn reach(&self, label: Option<Label>) -> Duration {
+        let windows = self.terms.iter().filter(|term| term.rule != Rule::Gcra).map(|term| term.window());
+        let own = || windows.min().map_or(Duration::MAX, Duration::from_micros);
+        label.map_or_else(own, Quota::shortest_of)
+    }
+
     /// Refuses a cost of zero.
     fn check_some(&self, cost: u64) -> Result<()> {
         if cost == 0 {
