@@ -22,6 +22,12 @@ const EQUIVALENCE: Test = unit("store::equivalence_limits::both_stores_decide_th
 const CONVERSION: Test = unit(
     "store::equivalence_limits::oracle::conversion::after_a_change_to_shorter_windows_none_holds_more_than_its_limit",
 );
+const CROSSES: Test = unit(
+    "store::equivalence_limits::oracle::conversion::a_refund_finds_what_was_charged_before_a_limit_crossed_65_535",
+);
+const FAR: Test = unit("limit::acquire::tests::a_far_turn_is_booked_as_soon_as_it_comes_into_reach");
+const LATE_BY_OVERRIDE: Test =
+    unit("limit::turn::tests::a_turn_of_an_override_is_late_by_its_shortest_window_where_that_is_shorter");
 const ORACLE: Test = unit(
     "store::equivalence_limits::oracle::no_window_of_the_servers_clock_holds_more_than_the_limit_and_no_refusal_is_without_reason",
 );
@@ -620,6 +626,26 @@ pub(super) const MUTANTS: &[Mutant] = &[
         )],
     ),
     mutant(
+        "a limit that crosses 65,535 makes another record, in memory",
+        &[switched(RECORD, "!cut && old.has_all_places_of(terms)", "false")],
+        &[CROSSES],
+    ),
+    mutant(
+        "a limit that crosses 65,535 makes another record, on the server",
+        &[rebuilt(CHARGE_ANY, "if not in_place then", "if true then")],
+        &[CROSSES],
+    ),
+    mutant(
+        "buckets of any width leave a charge in its place, in both stores",
+        &[
+            rebuilt(TRACK, " && *width == term.width);", " && *width > 0);"),
+            rebuilt(CHARGE_ANY, "source.counts and source.width == track.width)", "source.counts)"),
+        ],
+        &[unit(
+            "store::equivalence_limits::oracle::conversion::a_refund_takes_nothing_from_other_callers_after_a_conversion",
+        )],
+    ),
+    mutant(
         "a failed reset forgets the batch",
         &[switched(KEY_CHANGE, "self.may_have_happened = error.is_indeterminate()", "self.batch = None")],
         &[leases("a_batch_is_kept_when_a_reset_or_an_override_certainly_did_not_happen")],
@@ -650,10 +676,25 @@ pub(super) const MUTANTS: &[Mutant] = &[
         "a turn of an override is late by the limiter's own windows",
         &[switched(
             TURN,
-            "Quota::from_label(label).window().min(own)",
-            "own.min(Quota::from_label(label).window().max(own))",
+            "Quota::shortest_of(label).min(own)",
+            "own.min(Quota::shortest_of(label).max(own))",
         )],
-        &[unit("limit::turn::tests::a_turn_of_an_override_is_late_by_its_window_where_that_is_shorter")],
+        &[LATE_BY_OVERRIDE],
+    ),
+    mutant(
+        "a turn of an override is late by the window that decides",
+        &[switched(TURN, "Quota::shortest_of(label).min(own)", "Quota::from_label(label).window().min(own)")],
+        &[LATE_BY_OVERRIDE],
+    ),
+    mutant(
+        "a far turn is not asked for before its refusal ends",
+        &[switched(QUEUE, "refused.asks_again()", "end")],
+        &[FAR],
+    ),
+    mutant(
+        "GCRA bounds how far ahead a turn is booked",
+        &[switched(LIMITER, "term.rule != Rule::Gcra", "term.limit > 0")],
+        &[FAR],
     ),
     mutant(
         "a caller whose refusal has ended sleeps until the first one's end",

@@ -53,9 +53,12 @@ impl RateLimiter {
     /// store was slow to answer or this program was stopped, is given back and the call refused. `Duration::ZERO`
     /// sends one request and does not wait for a turn.
     ///
-    /// A turn must be used within a sixtieth of the shortest window, and at most 100 ms, by a clock that keeps
-    /// running while the machine sleeps; a caller that is later asks again. The [remaining](Decision::remaining)
-    /// permits of a turn's decision are those at its booking: zero.
+    /// A turn can be booked as far ahead as the shortest window of the quotas, GCRA aside. A turn that is further away
+    /// is asked for again when it is that near; other processes may have booked before it by then.
+    ///
+    /// A turn must be used within a sixtieth of the shortest window (of an override, the shortest window of all its
+    /// quotas), and at most 100 ms, by a clock that keeps running while the machine sleeps; a caller that is later asks
+    /// again. The [remaining](Decision::remaining) permits of a turn's decision are those at its booking: zero.
     ///
     /// # Errors
     ///
@@ -116,5 +119,52 @@ struct Leave<'a>(&'a WaitQueue);
 impl Drop for Leave<'_> {
     fn drop(&mut self) {
         self.0.wake();
+    }
+}
+
+#[cfg(all(test, feature = "testing"))]
+mod tests {
+    use super::*;
+    use crate::Quota;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_far_turn_is_booked_as_soon_as_it_comes_into_reach() {
+        let (second, minute, hour) =
+            (Duration::from_secs(1), Duration::from_secs(60), Duration::from_secs(3600));
+        // By a log, and by buckets. With one quota, the first caller's turn is booked and the second's is far. With a
+        // second, shorter quota, the first caller's is far.
+        for limit in [1, 30] {
+            for (quotas, callers) in [
+                (vec![Quota::new(limit, hour)], 2),
+                (vec![Quota::new(limit, hour), Quota::new(limit, minute)], 1),
+                // Paces, and does not bound how far ahead a turn is booked.
+                (vec![Quota::new(limit, hour), Quota::new(limit, second).gcra(limit)], 2),
+            ] {
+                let (larder, world) = crate::testing::world().build();
+                let limiter = larder.rate_limiter("api", quotas.clone()).unwrap();
+                let other = world.process().rate_limiter("api", quotas.clone()).unwrap();
+                assert!(limiter.check_n("a", limit).await.unwrap().is_allowed());
+                let waiting: Vec<_> = (0..callers)
+                    .map(|_| {
+                        let limiter = limiter.clone();
+                        tokio::spawn(async move { limiter.acquire_n("a", limit, 10 * hour).await.unwrap() })
+                    })
+                    .collect();
+                world.advance(second).await;
+                // The other process sees the turns that are booked. Of the last caller nothing is booked yet.
+                let far = other.check_n("a", limit).await.unwrap().retry_after().unwrap();
+                assert!(far > hour - minute, "{quotas:?}: {far:?}");
+                world.advance(far - minute / 2).await;
+                let behind = other.check_n("a", limit).await.unwrap();
+                assert!(!behind.is_allowed(), "{quotas:?}");
+                let behind = behind.retry_after().unwrap();
+                assert!(behind > minute, "{quotas:?}: no turn is booked, {behind:?}");
+                world.advance(minute).await;
+                for one in waiting {
+                    assert!(one.is_finished(), "{quotas:?}");
+                    assert!(one.await.unwrap().is_allowed(), "{quotas:?}");
+                }
+            }
+        }
     }
 }

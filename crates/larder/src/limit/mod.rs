@@ -44,7 +44,7 @@ use crate::context::Context;
 use crate::error::{Error, Result};
 use crate::key::{CacheKey, KeyText};
 use crate::name::Name;
-use crate::store::limit::{Charged, Penalty, QuotaSpec, Rule};
+use crate::store::limit::{Charged, Label, Penalty, QuotaSpec, Rule};
 use local::Local;
 
 pub use batch::PermitBatch;
@@ -249,6 +249,19 @@ impl Plan {
 
     fn quota(&self, place: usize) -> Quota {
         self.quotas.get(place).copied().unwrap_or(Quota::new(0, Duration::ZERO))
+    }
+
+    /// Returns what a store keeps beside each term if these are the quotas of an override.
+    fn labels(&self) -> impl Iterator<Item = Label> {
+        self.quotas.iter().map(|quota| quota.label(self.shortest))
+    }
+
+    /// Returns how far ahead a turn can be booked. GCRA alone sets no bound. `label` is that of the override's quota if
+    /// an override decided; it is too little if a GCRA quota has the shortest window of the override.
+    fn reach(&self, label: Option<Label>) -> Duration {
+        let windows = self.terms.iter().filter(|term| term.rule != Rule::Gcra).map(|term| term.window());
+        let own = || windows.min().map_or(Duration::MAX, Duration::from_micros);
+        label.map_or_else(own, Quota::shortest_of)
     }
 
     /// Refuses a cost of zero.

@@ -74,8 +74,7 @@ impl RateLimiter {
                     "an override lasts from 1 ms to 366 days, not {lasts:?}"
                 )));
             }
-            let labels = plan.quotas.iter().map(|quota| quota.label());
-            self.replace_override(&name, plan.terms.iter().copied().zip(labels).collect(), lasts).await
+            self.replace_override(&name, plan.terms.iter().copied().zip(plan.labels()).collect(), lasts).await
         })
     }
 

@@ -10,6 +10,8 @@ const LARGEST_EXACT: u64 = 10_000;
 const EXACT_BY_ITSELF: u64 = 20;
 const SHORTEST_WINDOW: Duration = Duration::from_millis(1);
 const LONGEST_WINDOW: Duration = Duration::from_secs(366 * 24 * 3600);
+/// The bits of the longest window in microseconds.
+const WINDOW_BITS: u32 = 45;
 
 /// At most `limit` permits in any `window`.
 ///
@@ -118,16 +120,18 @@ impl Quota {
         self.window
     }
 
-    /// Encodes what a store keeps beside a term: limit (4 bytes), window in microseconds (7), and counting method
+    /// Encodes what a store keeps beside a term of an override: limit (4 bytes); the [coarse](coarse) shortest window of
+    /// all its quotas, or 0 if that is this one's, times 2^45, and the window in microseconds (7); and counting method
     /// (4).
-    pub(super) fn label(self) -> Label {
+    pub(super) fn label(self, shortest: Duration) -> Label {
         let method = match self.method {
             Method::BySize => 0,
             Method::Exact => u64::from(u32::MAX),
             Method::Gcra { burst } => burst,
         };
-        let window = u64::try_from(self.window.as_nanos().div_ceil(1000)).unwrap_or(u64::MAX);
-        let parts = [(self.limit, 4), (window, 7), (method, 4)];
+        let shortest = if shortest < self.window { coarse(micros(shortest)) } else { 0 };
+        let windows = (shortest << WINDOW_BITS) + micros(self.window);
+        let parts = [(self.limit, 4), (windows, 7), (method, 4)];
         let bytes =
             parts.into_iter().flat_map(|(number, bytes)| number.to_be_bytes().into_iter().skip(8 - bytes));
         let mut label = Label::default();
@@ -136,15 +140,21 @@ impl Quota {
     }
 
     pub(super) fn from_label(label: Label) -> Self {
-        let number = |from: usize, bytes: usize| {
-            label.iter().skip(from).take(bytes).fold(0, |number, byte| number << 8 | u64::from(*byte))
-        };
-        let method = match number(11, 4) {
+        let method = match number(label, 11, 4) {
             0 => Method::BySize,
             burst if burst == u64::from(u32::MAX) => Method::Exact,
             burst => Method::Gcra { burst },
         };
-        Self { limit: number(0, 4), window: Duration::from_micros(number(4, 7)), method }
+        let window = Duration::from_micros(number(label, 4, 7) % (1 << WINDOW_BITS));
+        Self { limit: number(label, 0, 4), window, method }
+    }
+
+    /// Returns the shortest window of the override that a label belongs to: up to a 32nd less if it has several quotas.
+    pub(super) fn shortest_of(label: Label) -> Duration {
+        match number(label, 4, 7) >> WINDOW_BITS {
+            0 => Self::from_label(label).window,
+            coarse => Duration::from_micros((32 + coarse % 32) << (coarse / 32)),
+        }
     }
 
     /// Converts it to the store's terms, or fails if it is invalid.
@@ -158,8 +168,8 @@ impl Quota {
                 self.window
             )));
         }
-        // Round up, here and below: the counted span must not be shorter than the window.
-        let window = u64::try_from(self.window.as_nanos().div_ceil(1000)).unwrap_or(u64::MAX);
+        // Rounded up, here and below: the counted span must not be shorter than the window.
+        let window = micros(self.window);
         let limit = self.limit;
         match self.method {
             Method::BySize if limit > EXACT_BY_ITSELF => {
@@ -186,6 +196,22 @@ impl Quota {
             }
         }
     }
+}
+
+/// Rounded up.
+fn micros(span: Duration) -> u64 {
+    u64::try_from(span.as_nanos().div_ceil(1000)).unwrap_or(u64::MAX)
+}
+
+/// Writes a number of microseconds, from a millisecond on, as its first six bits and their place: 32 times the number of
+/// bits below them, plus the last five of the six. The bits below are left out.
+fn coarse(micros: u64) -> u64 {
+    let below = u64::from(micros.max(32).ilog2() - 5);
+    32 * below + (micros >> below) % 32
+}
+
+fn number(label: Label, from: usize, bytes: usize) -> u64 {
+    label.iter().skip(from).take(bytes).fold(0, |number, byte| number << 8 | u64::from(*byte))
 }
 
 /// The quotas of one limiter, decided together: made from one [`Quota`], an array or a `Vec`.
@@ -258,6 +284,28 @@ mod tests {
         assert!(Plan::new(vec![Quota::per_second(1); 9].into()).is_err());
         let plan = Plan::new([Quota::per_second(5), Quota::per_minute(50)].into()).unwrap();
         assert!(plan.check_cost(0).is_err() && plan.check_cost(6).is_err() && plan.check_cost(5).is_ok());
+    }
+
+    #[test]
+    fn a_label_has_the_quota_and_the_shortest_window_of_its_override() {
+        let windows = [1_000, 1_001, 65_537, 999_999, 60_000_000, 3_600_000_001, 31_622_400_000_000];
+        let windows = windows.map(Duration::from_micros);
+        for (place, window) in windows.into_iter().enumerate() {
+            for quota in
+                [Quota::new(7, window), Quota::new(LARGEST_LIMIT, window), Quota::new(9, window).gcra(3)]
+            {
+                for shortest in windows.into_iter().take(place + 1) {
+                    let label = quota.label(shortest);
+                    assert_eq!(Quota::from_label(label), quota);
+                    let found = Quota::shortest_of(label);
+                    let exact = shortest == window;
+                    assert!(found == shortest || !exact && found < shortest, "{found:?} of {shortest:?}");
+                    assert!(found >= shortest * 31 / 32, "{found:?} of {shortest:?}");
+                }
+            }
+        }
+        // Of a single quota, the label is the quota alone.
+        assert_eq!(Quota::new(1, windows[0]).label(windows[0])[4..11], [0, 0, 0, 0, 0, 3, 232]);
     }
 
     #[test]

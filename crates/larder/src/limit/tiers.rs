@@ -16,7 +16,12 @@ impl RateLimiter {
     /// pace has not recovered.
     ///
     /// Programs that use one name at the same time may have different limits. If they have different windows, each
-    /// charge converts the record, and charges before the reach of the shorter windows are forgotten.
+    /// charge converts the record, and charges before the reach of the shorter windows are forgotten. Each conversion
+    /// can move the other charges later, by up to a bucket.
+    ///
+    /// Permit batches that were taken before are not spent by the new quotas. They are given back when they end or when
+    /// the next batch replaces them. If a window or a counting method has changed, nothing is given back to a record
+    /// that was charged by the new quotas meanwhile: the unspent permits count until their window has passed.
     ///
     /// # Errors
     ///

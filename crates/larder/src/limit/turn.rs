@@ -91,11 +91,11 @@ impl BookedTurn {
         known.map_or(by_answer, |time| time.after(late).min(by_answer))
     }
 
-    /// Returns the longest delay after which the turn may be used. The quota of an override counts if that one booked
-    /// the turn.
+    /// Returns the longest delay after which the turn may be used. If an override booked the turn, the shortest window of
+    /// its quotas counts, too: as the label of any of them has it.
     fn tolerance(&self) -> Duration {
         let own = self.plan.shortest;
-        let shortest = self.charged.label.map_or(own, |label| Quota::from_label(label).window().min(own));
+        let shortest = self.charged.label.map_or(own, |label| Quota::shortest_of(label).min(own));
         (shortest / 60).min(LATEST).max(TIMER)
     }
 
@@ -139,9 +139,10 @@ impl Drop for BookedTurn {
 mod tests {
     use super::*;
     use crate::Larder;
+    use crate::store::limit::Label;
 
-    fn booked(limiter: &RateLimiter, stamp: ChargeStamp, quota: Option<Quota>) -> BookedTurn {
-        let (now, label) = (limiter.now(), quota.map(Quota::label));
+    fn booked(limiter: &RateLimiter, stamp: ChargeStamp, label: Option<Label>) -> BookedTurn {
+        let now = limiter.now();
         BookedTurn {
             limiter: limiter.clone(),
             name: limiter.record("a").unwrap(),
@@ -164,18 +165,36 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_turn_of_an_override_is_late_by_its_window_where_that_is_shorter() {
+    async fn a_turn_of_an_override_is_late_by_its_shortest_window_where_that_is_shorter() {
         let larder = Larder::connect("memory:").await.unwrap();
         let limiter = larder.rate_limiter("api", Quota::per_minute(100)).unwrap();
         let millis = Duration::from_millis;
-        let over = |millis| Some(Quota::new(5, Duration::from_millis(millis)));
-        for (quota, late) in
-            [(over(100), TIMER), (over(600), millis(10)), (over(3_600_000), LATEST), (None, LATEST)]
-        {
-            let turn = booked(&limiter, ChargeStamp::default(), quota);
-            let due = BookedTurn::due(turn.answered, turn.charged.wait);
-            assert_eq!(turn.latest(due), due.after(late), "{quota:?}");
+        let over = |windows: &[u64]| {
+            let quotas: Vec<Quota> = windows.iter().map(|window| Quota::new(5, millis(*window))).collect();
+            Plan::new(quotas.into()).unwrap().labels().collect::<Vec<_>>()
+        };
+        let hour = 3_600_000;
+        let cases = [
+            (vec![100], TIMER),
+            (vec![600], millis(10)),
+            (vec![hour], LATEST),
+            // The quota that books the turn may be the one with the longer window.
+            (vec![600, hour], millis(10)),
+            (vec![hour, 600], millis(10)),
+            (vec![hour, 100], TIMER),
+            (vec![hour, 2 * hour], LATEST),
+        ];
+        for (windows, late) in cases {
+            for label in over(&windows) {
+                let turn = booked(&limiter, ChargeStamp::default(), Some(label));
+                let due = BookedTurn::due(turn.answered, turn.charged.wait);
+                let found = turn.latest(due).since(due);
+                // The shortest window of several is known to one part in 32.
+                assert!(found <= late && found >= late * 31 / 32, "{windows:?}: {found:?}");
+            }
         }
+        let own = booked(&limiter, ChargeStamp::default(), None);
+        assert_eq!(own.tolerance(), LATEST);
     }
 
     #[cfg(feature = "testing")]

@@ -2,8 +2,8 @@
 //!
 //! The task asks the store for the first caller and all that fit behind it, in one request. The store grants as
 //! much as is free now, or else as much as is free at the earliest time at which the first caller's cost fits.
-//! Callers that join meanwhile share the next request. A record cannot book further ahead than a window; for a
-//! later turn the task sleeps and asks again at the end of that wait. The task wakes up when permits are given
+//! Callers that join meanwhile share the next request. A record cannot book further ahead than its shortest window; for
+//! a later turn the task sleeps and asks again when the turn is that near. The task wakes up when permits are given
 //! back, the key is reset, the quotas change, the first caller leaves, or a caller joins that cannot wait so long.
 //!
 //! A caller that cannot wait for the first caller's turn, and has another cost or other quotas, gets a turn of its own
@@ -23,6 +23,7 @@ use tokio::sync::{Notify, oneshot, watch};
 use super::Plan;
 use super::RateLimiter;
 use super::decision::{DecidedBy, Decision};
+use super::request::drift;
 use super::turn::BookedTurn;
 use crate::clock::Tick;
 use crate::context::Context;
@@ -38,7 +39,7 @@ pub(super) struct QueuedCaller {
     pub(super) deadline: Tick,
     /// Whether the caller does not wait at all: its request's answer may come after the deadline.
     pub(super) at_once: bool,
-    /// When a refusal ends for which the caller waits, although another caller is the first.
+    /// When to ask again for a caller that was refused and can wait: its turn is near enough to be booked then.
     pub(super) refused_until: Option<Tick>,
     pub(super) limiter: RateLimiter,
     pub(super) answer: oneshot::Sender<Result<WaitOutcome>>,
@@ -54,7 +55,7 @@ impl QueuedCaller {
         (!self.at_once).then_some(self.deadline)
     }
 
-    /// Whether the caller cannot wait until `end`, when the first caller asks again, and is not known to be refused.
+    /// Whether the caller cannot wait until `end`, when the first caller's refusal ends, and is to be asked for now.
     fn asks_before(&self, end: Tick, now: Tick) -> bool {
         self.deadline < end && self.refused_until.is_none_or(|until| until <= now)
     }
@@ -196,8 +197,8 @@ impl QueueState {
         Some((plan, batch))
     }
 
-    /// Takes the callers that cannot wait until `end` and are not known to be refused for now. Returns those that have
-    /// the same cost and the same quotas together.
+    /// Takes the callers that cannot wait until `end` and are to be asked for now. Returns those that have the same cost
+    /// and the same quotas together.
     fn impatient(&mut self, name: &Name, end: Tick, now: Tick) -> Vec<(Arc<Plan>, Vec<QueuedCaller>)> {
         let mut groups: Vec<(Arc<Plan>, Vec<QueuedCaller>)> = Vec::new();
         let (asking, waiting) =
@@ -369,9 +370,11 @@ impl Booking {
         }
     }
 
-    /// Answers the callers whose deadline is before the end of a refusal of their cost. The others wait for its end.
+    /// Answers the callers whose deadline is before the end of a refusal of their cost. The others wait until their
+    /// turn can be booked.
     fn refuse(&self, refused: &Refused) {
         let end = refused.end();
+        let asks_again = refused.asks_again();
         let mut state = self.queue.state();
         let mut waiting = VecDeque::with_capacity(state.waiting.len());
         for mut one in state.waiting.drain(..) {
@@ -381,22 +384,23 @@ impl Booking {
                     let _ = one.answer.send(Ok(WaitOutcome::Decided(decision)));
                     continue;
                 }
-                one.refused_until = Some(end);
+                one.refused_until = Some(asks_again);
             }
             waiting.push_back(one);
         }
         state.waiting = waiting;
     }
 
-    /// Sleeps until the refusal of the first caller ends, or an earlier one for which a caller waits, unless the queue
-    /// changes so that asking earlier makes sense. Returns at once if the first caller was not refused.
+    /// Sleeps until the first caller's turn can be booked, or an earlier one for which a caller waits, unless the queue
+    /// changes so that asking earlier makes sense. Returns at once if the first caller was not refused. `first_end` is
+    /// when the first caller's refusal ends.
     async fn sleep(&self, first_end: Tick, limiter: &RateLimiter) {
         let now = limiter.now();
         let (first, end) = {
             let state = self.queue.state();
             let refused = |one: &&QueuedCaller| one.refused_until.is_some_and(|until| until > now);
             let Some(first) = state.waiting.front().filter(refused).map(|one| one.ticket) else { return };
-            // A refusal that has ended belongs to a caller that waits for the first one, or that asks at once, below.
+            // A time that has passed belongs to a caller that waits for the first one, or that asks at once, below.
             let ends = state.waiting.iter().filter_map(|one| one.refused_until).filter(|until| *until > now);
             (first, ends.fold(first_end, Ord::min))
         };
@@ -429,6 +433,20 @@ impl Booking {
 impl Refused {
     fn end(&self) -> Tick {
         self.answered.after(Duration::from_micros(self.charged.wait))
+    }
+
+    /// Returns when the turn is near enough to be booked. If it is so already, the store has refused it for another
+    /// reason: returns the end of the refusal.
+    fn asks_again(&self) -> Tick {
+        let wait = Duration::from_micros(self.charged.wait);
+        let reach = self.plan.reach(self.charged.label);
+        let ahead = wait.saturating_sub(reach);
+        if ahead.is_zero() {
+            return self.end();
+        }
+        // The local clock may be fast: then the turn would not be near enough yet. The delay must not use up the reach:
+        // with a fast clock and a long wait, one more request finds the rest of the wait.
+        self.answered.after(ahead + drift(ahead).min(reach / 2))
     }
 }
 

@@ -10,7 +10,8 @@ pub(super) struct LimitRecord {
     /// again.
     pub(super) latest: u64,
     /// When it was first charged, or last converted: later than before, even if the clock is not. A refund recognises
-    /// the record that was charged by this. After a conversion it would take from other callers, too.
+    /// the record that was charged by this. After a conversion it would take from other callers, too; except for one
+    /// that only changes how much a bucket can hold.
     pub(super) created_at: u64,
     pub(super) tracks: Vec<Track>,
     /// The record is kept until then because a request with other quotas was refused by it.
@@ -51,12 +52,22 @@ impl LimitRecord {
             }
         };
         let (tracks, cut): (_, Vec<bool>) = terms.iter().map(convert).unzip();
-        let (created_at, block) =
-            old.map_or((now, BlockState::default()), |old| (now.max(old.created_at + 1), old.block));
-        (
-            Self { latest: now, created_at, tracks, kept_until: 0, needed_until: None, block },
-            cut.contains(&true),
-        )
+        let cut = cut.contains(&true);
+        let created_at = match old {
+            Some(old) if !cut && old.has_all_places_of(terms) => old.created_at,
+            Some(old) => now.max(old.created_at + 1),
+            None => now,
+        };
+        let block = old.map_or(BlockState::default(), |old| old.block);
+        (Self { latest: now, created_at, tracks, kept_until: 0, needed_until: None, block }, cut)
+    }
+
+    /// Whether a conversion to these terms leaves each charge in its place: the quotas are as many, and each counts as
+    /// before, except that its buckets can hold more or less.
+    fn has_all_places_of(&self, terms: &[QuotaSpec]) -> bool {
+        let has_places =
+            |term: &QuotaSpec| self.source(*term).is_some_and(|source| source.has_places_of(*term));
+        self.tracks.len() == terms.len() && terms.iter().all(has_places)
     }
 
     /// Returns when the record may be removed.

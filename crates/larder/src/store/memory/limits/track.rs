@@ -35,6 +35,13 @@ impl Track {
         }
     }
 
+    /// Whether each charge has the place that the term gives it: the term's own track, or buckets of the same width.
+    pub(super) fn has_places_of(&self, term: QuotaSpec) -> bool {
+        let same_buckets =
+            matches!(self, Self::Buckets { width, .. } if term.rule == Rule::Buckets && *width == term.width);
+        same_buckets || self.counts(term)
+    }
+
     /// How far back the track looks. GCRA has no events.
     pub(super) fn window(&self) -> u64 {
         match self {
@@ -221,4 +228,48 @@ impl Track {
 fn live(counts: &BTreeMap<u64, u64>, width: u64, now: u64) -> impl Iterator<Item = (u64, u64)> {
     let oldest = (now / width).saturating_sub(BUCKETS);
     counts.range(oldest..).filter(|(_, count)| **count > 0).map(|(index, count)| (*index, *count))
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        /// Programs with different windows convert a record back and forth. What the shortest window reaches counts for
+        /// at least that window, whatever the conversions between.
+        #[test]
+        fn conversions_move_no_charge_to_an_earlier_time(
+            charges in prop::collection::vec(0..120_000_000u64, 1..30),
+            steps in prop::collection::vec((0..6usize, 0..20_000_000u64), 1..12),
+        ) {
+            const START: u64 = 1_780_000_000_000_000;
+            let buckets = |width| QuotaSpec { rule: Rule::Buckets, limit: 1000, width };
+            let log = |width| QuotaSpec { rule: Rule::Log, limit: 1000, width };
+            let terms =
+                [log(60_000_000), log(61_000_000), buckets(1_000_000), buckets(1_000_003), buckets(1_016_667), buckets(7_000_000)];
+            let shortest = 60_000_000;
+            let (mut track, _) = Track::from_events(terms[0], &[], START);
+            let (mut now, mut latest, mut charged) = (START, START, Vec::new());
+            for (place, (which, pass)) in steps.into_iter().enumerate() {
+                now += pass;
+                let (converted, cut) =
+                    Track::from_events(terms[which], &track.events(terms[which].window(), latest, now), now);
+                (track, latest) = (converted, now);
+                prop_assert!(!cut);
+                // What is charged meanwhile is charged by the new terms.
+                for time in charges.iter().skip(place * 3).take(3) {
+                    now += time / 100;
+                    track.charge(1, now, now);
+                    (charged, latest) = ([charged, vec![now]].concat(), now);
+                }
+                for later in (0..=shortest).step_by(1_234_567) {
+                    let at = now + later;
+                    let count = charged.iter().filter(|time| **time + shortest > at).count() as u64;
+                    prop_assert!(track.total(at) >= count, "{} of {count} count {later} later", track.total(at));
+                }
+            }
+        }
+    }
 }

@@ -25,8 +25,17 @@ end
 local tracks, same = tracks_for(terms)
 local translated = record and not same
 -- A conversion makes another record: a refund of what the tracks before it counted would take from other callers, too.
+-- It does not if each charge stays in its place: the quotas are as many, and each counts as before, except that its
+-- buckets can hold more or less.
 if translated then
-  created_at = math.max(now, created_at + 1)
+  local in_place = string.byte(record, 1) == #terms and not cut
+  for _, track in ipairs(tracks) do
+    local source = track.source
+    in_place = in_place and (not source or track.counts and source.counts and source.width == track.width)
+  end
+  if not in_place then
+    created_at = math.max(now, created_at + 1)
+  end
 end
 
 -- Drops what no longer counts, and returns what counts now.

@@ -2,8 +2,8 @@
 -- KEYS: 1 the record, see limit.lua
 -- ARGV: 1 the request: how many permits (4), the time that was charged (7) and the record's creation time
 --   (7), both as charge.lua replied
--- Reply: how many permits were given back; 0 if the record is another one, was converted since, or no longer counts
---   that time
+-- Reply: how many permits were given back; 0 if the record is another one, was converted since (to other windows or
+--   methods), or no longer counts that time
 -- include limit/read.lua: ask, record
 -- include limit/limit.lua: BUCKETS, before_record, latest, created_at, now, entries_until, tracks_of, written
 local permits, when, first = struct.unpack('>I4I7I7', ask)
