@@ -257,10 +257,13 @@ mod tests {
     /// On any version: where `HELLO` needs a permission (before 6.2), `ROLE` is asked.
     #[tokio::test]
     async fn a_users_role_is_known_on_a_real_server_that_refuses_hello_where_it_can() {
-        for (replica_of, expected) in [("no one", Role::Master), ("127.0.0.1 1", Role::Replica)] {
+        let roles = [("no one", Role::Master), ("127.0.0.1 1", Role::Replica)];
+        for ((replica_of, expected), default) in
+            roles.into_iter().flat_map(|role| [(role, "+hello"), (role, "-hello")])
+        {
             let server = larder_testkit::Server::builder().tcp().start();
             server.command(&["ACL", "SETUSER", "shop", "on", ">secret", "~*", "+@all", "-hello"]);
-            server.command(&["ACL", "SETUSER", "default", "-hello"]);
+            server.command(&["ACL", "SETUSER", "default", default]);
             let (host, port) = replica_of.split_once(' ').unwrap();
             server.command(&["REPLICAOF", host, port]);
             let address = server.addr().unwrap();
