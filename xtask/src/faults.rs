@@ -21,10 +21,9 @@ cargo xtask faults [--what WHAT] [--on ON] [--minutes N] [--seed N] [--release]
             groups      sets of locks that overlap, in five processes, few faults, 10 minutes: 100,000 sets
             soak        all parts in processes that live as long as the run, 10 minutes; memory, threads, tasks and
                         descriptors are recorded and must stay as they are
-            lock-run    100,000 attempts at a lock, dropped at any moment (also part of `locks` and `all`)
+            cancelled   100,000 attempts at a lock, dropped at any moment (also part of `locks` and `all`)
             failover    200 failovers under Sentinel that lose a lock, with quarantine, and 56 without, as a control
-            cli-lock-run
-                        200 faults of servers and links on which two `larder lock run` contend: two commands are never
+            lock-run    200 faults of servers and links on which two `larder lock run` contend: two commands are never
                         alive at once; 6 minutes; --seed only
     --on    kept        a server that keeps its data when it is killed
             lossy       one that loses them
@@ -64,17 +63,22 @@ struct Options {
 
 pub(crate) fn run(arguments: &[String]) -> Result<(), Failure> {
     let options = Options::parse(arguments).ok_or_else(|| Failure::usage(HELP))?;
-    match options.what.as_str() {
-        "failover" => failover(&options),
-        "lock-run" => lock_run(&options),
-        "cli-lock-run" => cli_lock_run(&options),
+    let commands = commands(&options).ok_or_else(|| Failure::usage(HELP))?;
+    commands.into_iter().try_for_each(|mut command| finish(&mut command))
+}
+
+/// The programs that a kind runs, in turn; `None` if there is no such kind.
+fn commands(options: &Options) -> Option<Vec<Command>> {
+    Some(match options.what.as_str() {
+        "failover" => vec![failover(options)],
+        "lock-run" => vec![lock_run(options)],
+        "cancelled" => vec![cancelled(options)],
         what => {
-            let default = RUNS.iter().find(|(name, _)| *name == what);
-            let (_, minutes) = default.ok_or_else(|| Failure::usage(HELP))?;
-            harness(&options, *minutes)?;
-            if matches!(what, "locks" | "all") { lock_run(&options) } else { Ok(()) }
+            let (_, minutes) = RUNS.iter().find(|(name, _)| *name == what)?;
+            let cancelled = matches!(what, "locks" | "all").then(|| cancelled(options));
+            [harness(options, *minutes)].into_iter().chain(cancelled).collect()
         }
-    }
+    })
 }
 
 impl Options {
@@ -111,7 +115,7 @@ impl Options {
     }
 }
 
-fn harness(options: &Options, default: u64) -> Result<(), Failure> {
+fn harness(options: &Options, default: u64) -> Command {
     let mut command = options.test("faults", "nothing_that_is_promised_is_broken_whatever_fails");
     let minutes = options.minutes.unwrap_or(default);
     command.env("LARDER_FAULTS_SECONDS", minutes.saturating_mul(60).to_string());
@@ -123,26 +127,61 @@ fn harness(options: &Options, default: u64) -> Result<(), Failure> {
     if let Some(seed) = options.seed {
         command.env("LARDER_FAULTS_SEED", seed.to_string());
     }
-    finish(&mut command)
+    command
 }
 
-fn lock_run(options: &Options) -> Result<(), Failure> {
+fn cancelled(options: &Options) -> Command {
     let mut command = options.test("lock_queue", "cancelled_attempts_leave_no_lock_and_no_place_behind");
-    finish(command.env("LARDER_TEST_CANCELS", "100000"))
+    command.env("LARDER_TEST_CANCELS", "100000");
+    command
 }
 
-fn cli_lock_run(options: &Options) -> Result<(), Failure> {
+fn lock_run(options: &Options) -> Command {
     let name = "faults::two_commands_are_never_alive_at_once_whatever_fails";
     let mut command = options.test_of("larder-cli", "lock_run", name);
     command.arg("--ignored");
     if let Some(seed) = options.seed {
         command.env("LARDER_FAULTS_SEED", seed.to_string());
     }
-    finish(&mut command)
+    command
 }
 
-fn failover(options: &Options) -> Result<(), Failure> {
+fn failover(options: &Options) -> Command {
     let name = "a_failover_that_loses_a_lock_makes_two_holders_without_quarantine_and_none_with_it";
     let mut command = options.test("lock_quarantine", name);
-    finish(command.env("LARDER_TEST_FAILOVERS", "200"))
+    command.env("LARDER_TEST_FAILOVERS", "200");
+    command
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn runs(what: &str) -> Option<Vec<String>> {
+        let options = Options::parse(&["--what".to_owned(), what.to_owned()])?;
+        let text = |command: &Command| {
+            command.get_args().map(|word| word.to_string_lossy()).collect::<Vec<_>>().join(" ")
+        };
+        Some(commands(&options)?.iter().map(text).collect())
+    }
+
+    #[test]
+    fn lock_run_is_that_of_the_command_line_and_cancelled_that_of_the_library() {
+        let one = |what: &str| runs(what).filter(|all| all.len() == 1).and_then(|mut all| all.pop());
+        let lock_run = one("lock-run").unwrap_or_default();
+        assert!(lock_run.contains("-p larder-cli --test lock_run"), "{lock_run}");
+        let cancelled = one("cancelled").unwrap_or_default();
+        assert!(cancelled.contains("-p larder --test lock_queue"), "{cancelled}");
+        for what in ["locks", "all"] {
+            assert_eq!(runs(what).unwrap_or_default().get(1), Some(&cancelled), "{what}");
+        }
+        assert_eq!(runs("cli-lock-run"), None);
+    }
+
+    #[test]
+    fn help_names_every_kind() {
+        for what in RUNS.map(|(what, _)| what).into_iter().chain(["failover", "lock-run", "cancelled"]) {
+            assert!(HELP.contains(what) && runs(what).is_some(), "{what}");
+        }
+    }
 }

@@ -71,6 +71,8 @@ pub use builder::ServerBuilder;
 #[cfg(feature = "servers")]
 pub use cluster::{Cluster, ClusterBuilder};
 #[cfg(feature = "servers")]
+pub use port::Port;
+#[cfg(feature = "servers")]
 pub use sentinel::{Sentinel, SentinelBuilder};
 #[cfg(feature = "servers")]
 pub use server::Server;

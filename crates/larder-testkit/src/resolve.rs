@@ -8,8 +8,7 @@ use std::env;
 use std::ffi::{OsStr, OsString};
 use std::fmt;
 use std::fs;
-use std::io::Write;
-use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::{Mutex, PoisonError};
@@ -152,14 +151,18 @@ struct ServicePolicy {
 
 impl ServicePolicy {
     fn deny() -> Self {
-        let written = fs::OpenOptions::new()
-            .write(true)
-            .create_new(true)
-            .mode(0o755)
-            .open(POLICY)
-            .and_then(|mut file| file.write_all(b"#!/bin/sh\nexit 101\n"));
-        Self { ours: written.is_ok() }
+        Self { ours: write_policy(Path::new(POLICY)) }
     }
+}
+
+/// Writes a policy that refuses, unless there is one; returns whether it was written. A shell writes it, as `exec`
+/// refuses a file that is open for writing: a child that another thread starts meanwhile would have a copy of our
+/// descriptor. `set -C` lets the shell create the file only.
+fn write_policy(path: &Path) -> bool {
+    let program = "set -C; umask 022; printf '#!/bin/sh\\nexit 101\\n' >\"$1\" || exit 1; chmod 755 \"$1\"";
+    let mut command = Command::new("/bin/sh");
+    command.args(["-c", program, "sh"]).arg(path).stdin(Stdio::null()).stderr(Stdio::null());
+    command.status().is_ok_and(|status| status.success())
 }
 
 impl Drop for ServicePolicy {
@@ -265,6 +268,17 @@ mod tests {
         let said = machine.with("first/apt-get").refuses(None);
         let line = "`sudo apt-get update && sudo apt-get install -y --no-install-recommends redis-server`";
         assert!(said.contains(line), "{said}");
+    }
+
+    #[test]
+    fn a_policy_is_written_unless_the_machine_has_one() {
+        let folder = tempfile::tempdir().unwrap();
+        let policy = folder.path().join("policy");
+        assert!(write_policy(&policy));
+        assert_eq!(Command::new(&policy).status().unwrap().code(), Some(101));
+        fs::write(&policy, "the owner's").unwrap();
+        assert!(!write_policy(&policy));
+        assert_eq!(fs::read_to_string(&policy).unwrap(), "the owner's");
     }
 
     #[test]

@@ -21,9 +21,12 @@ use std::net::{Ipv4Addr, TcpListener};
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc;
 use std::thread;
 use std::time::{Duration, Instant};
+
+use larder_testkit::Port;
 
 /// No command here waits for anything slower than a server that starts.
 const LIMIT: Duration = Duration::from_secs(60);
@@ -520,8 +523,7 @@ fn where_a_docker_engine_answers_the_services_of_compose_yaml_are_used() {
     fs::create_dir_all(&tools).unwrap();
     let calls = rig.root.join("calls");
     let docker = format!("#!/bin/sh\necho \"$@ [limit $REDIS_MEMORY_LIMIT]\" >>'{}'\n", calls.display());
-    fs::write(tools.join("docker"), docker).unwrap();
-    fs::set_permissions(tools.join("docker"), PermissionsExt::from_mode(0o755)).unwrap();
+    write_program(&tools.join("docker"), &docker);
     let path = env::join_paths([tools].into_iter().chain(env::split_paths(&rig.path))).unwrap();
     let with_engine = |words: &[&str]| {
         let mut command = rig.command(words);
@@ -544,6 +546,36 @@ fn where_a_docker_engine_answers_the_services_of_compose_yaml_are_used() {
     // A local server that runs is the one meant, engine or not.
     rig.run(&["start"]).exits(0);
     with_engine(&["status"]).exits(0).says("running (cache, local)");
+}
+
+/// `exec` refuses a file that any process has open for writing ("Text file busy"). A child that another thread starts
+/// has a copy of each descriptor of this process until its own `exec`.
+#[test]
+fn a_copied_script_runs_at_once_while_other_threads_start_programs() {
+    let mut rig = Rig::new();
+    let done = AtomicBool::new(false);
+    let refused = thread::scope(|scope| {
+        for _ in 0..4 {
+            scope.spawn(|| {
+                while !done.load(Ordering::Relaxed) {
+                    Command::new("true").status().unwrap();
+                }
+            });
+        }
+        let mut refused = Vec::new();
+        for _ in 0..200 {
+            rig.write_env_file("");
+            // A wrong usage, which ends at once.
+            match rig.command(&["--frobnicate"]).spawn() {
+                Ok(child) => drop(Outcome::of(child).exits(2)),
+                Err(error) => refused.push(error.to_string()),
+            }
+            fs::remove_dir_all(rig.root.join("project")).unwrap();
+        }
+        done.store(true, Ordering::Relaxed);
+        refused
+    });
+    assert!(refused.is_empty(), "{} of 200: {:?}", refused.len(), refused.first());
 }
 
 // ---- compose.yaml ---------------------------------------------------------------------------------------------------
@@ -810,11 +842,21 @@ fn shown_by_ps(pid: &str) -> String {
     }
 }
 
+/// Writes a program that is run afterwards. A child process writes it: a descriptor of this process would be copied to
+/// the children that other threads start meanwhile, and `exec` refuses a file that is open for writing anywhere.
+fn write_program(path: &Path, text: &str) {
+    let mut command = Command::new("/bin/sh");
+    command.args(["-c", "cat >\"$1\" && chmod 755 \"$1\"", "sh"]).arg(path).stdin(Stdio::piped());
+    let mut child = command.spawn().unwrap();
+    std::io::Write::write_all(&mut child.stdin.take().unwrap(), text.as_bytes()).unwrap();
+    assert!(child.wait().unwrap().success());
+}
+
 fn on_path(tool: &str) -> Option<PathBuf> {
     env::split_paths(&env::var_os("PATH")?).map(|folder| folder.join(tool)).find(|path| path.is_file())
 }
 
-/// A data folder and two ports of its own. Whatever was started there ends with it.
+/// A data folder of its own and, but for [`Rig::on_ports`], two ports. Whatever was started there ends with it.
 struct Rig {
     root: PathBuf,
     script: PathBuf,
@@ -823,16 +865,17 @@ struct Rig {
     port: u16,
     coordination_port: u16,
     password: String,
+    /// They stay reserved until `drop` has stopped the servers.
+    reserved: Option<[Port; 2]>,
 }
 
 impl Rig {
     fn new() -> Self {
-        // Below the range of outgoing connections and off the testkit's own.
-        let free =
-            || (0..1000).map(|_| 4000 + u16::try_from(random() % 6000).unwrap()).find(|port| is_free(*port));
-        let port = free().unwrap();
-        let coordination_port = (0..).find_map(|_| free().filter(|other| *other != port)).unwrap();
-        Self::on_ports(port, coordination_port)
+        let reserved = [Port::pick(), Port::pick()];
+        let [port, coordination_port] = [&reserved[0], &reserved[1]].map(Port::number);
+        let mut rig = Self::on_ports(port, coordination_port);
+        rig.reserved = Some(reserved);
+        rig
     }
 
     fn on_ports(port: u16, coordination_port: u16) -> Self {
@@ -846,7 +889,7 @@ impl Rig {
         fs::create_dir(&root).unwrap();
         let root = root.canonicalize().unwrap();
         let script = workspace().join("redis-management.sh");
-        Self { root, script, server, path, port, coordination_port, password: String::new() }
+        Self { root, script, server, path, port, coordination_port, password: String::new(), reserved: None }
     }
 
     fn started() -> Self {
@@ -902,9 +945,11 @@ impl Rig {
     /// A copy of the script and of compose.yaml, with this file .env beside them.
     fn write_env_file(&mut self, text: &str) {
         let folder = self.root.join("project");
-        fs::create_dir_all(&folder).unwrap();
-        for name in ["redis-management.sh", "compose.yaml"] {
-            fs::copy(workspace().join(name), folder.join(name)).unwrap();
+        if !folder.exists() {
+            fs::create_dir(&folder).unwrap();
+            fs::copy(workspace().join("compose.yaml"), folder.join("compose.yaml")).unwrap();
+            let script = fs::read_to_string(workspace().join("redis-management.sh")).unwrap();
+            write_program(&folder.join("redis-management.sh"), &script);
         }
         fs::write(folder.join(".env"), text).unwrap();
         self.script = folder.join("redis-management.sh");

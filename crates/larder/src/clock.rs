@@ -231,6 +231,48 @@ fn machine() -> Duration {
 mod tests {
     use super::*;
 
+    /// docs/guarantees.md promises that a wall clock that is wrong by ten minutes changes nothing, and names these reads.
+    /// A new one needs a test with a wrong clock, and a place in that list.
+    #[test]
+    fn the_wall_clock_is_read_only_where_the_page_says() {
+        let mut found = Vec::new();
+        let mut folders = vec![std::path::PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("src")];
+        while let Some(folder) = folders.pop() {
+            for entry in std::fs::read_dir(folder).unwrap() {
+                let path = entry.unwrap().path();
+                if path.is_dir() {
+                    folders.push(path);
+                } else if path.extension().is_some_and(|kind| kind == "rs") {
+                    let source = std::fs::read_to_string(path).unwrap();
+                    // Tests stand at the end of a file, or in files that set the time themselves.
+                    let code = source.split("#[cfg(test)]\nmod tests").next().unwrap_or_default();
+                    let reads = |line: &&str| {
+                        ["SystemTime", "UNIX_EPOCH"].iter().any(|of| {
+                            line.contains(&format!("{of}::now()"))
+                                || line.contains(&format!("{of}.elapsed()"))
+                        })
+                    };
+                    found.extend(code.lines().filter(reads).map(|line| line.trim().to_owned()));
+                }
+            }
+        }
+        found.sort();
+        let expected = [
+            // The clock difference that `doctor` reports.
+            "let (before, began) = (since_1970(SystemTime::now()), Instant::now());",
+            // The days that a certificate is still valid, also for `doctor`.
+            "let left = not_after.map(|end| end.duration_since(SystemTime::now()).unwrap_or_default());",
+            // Two tests: of the jobs, and of limiters under wrong clocks.
+            "let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap();",
+            "let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap();",
+            // `wall_clock` of the Redis store: used while no server has told its time.
+            "let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();",
+            // The start of an embedded store.
+            "let wall = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();",
+        ];
+        assert_eq!(found, expected);
+    }
+
     #[test]
     fn machine_time_goes_forward() {
         let clock = Clock::default();

@@ -330,11 +330,15 @@ async fn requests_in_flight_with_a_key_longer_than_the_store_takes_are_counted_u
         let ask = |user: String| async move {
             ask(1, address, request(Method::GET, "/", &[("x-user", user.as_str())])).await.status
         };
+        let enters = async || {
+            let entered = tokio::time::timeout(Duration::from_secs(10), entered.notified()).await;
+            entered.unwrap_or_else(|_| panic!("{store}: the request does not reach the handler"));
+        };
         let first = tokio::spawn(ask(long.clone()));
-        entered.notified().await;
+        enters().await;
         assert_eq!(ask(long.clone()).await, StatusCode::TOO_MANY_REQUESTS, "{store}");
         let other = tokio::spawn(ask(format!("{long}b")));
-        entered.notified().await;
+        enters().await;
         leave.notify_waiters();
         assert_eq!((first.await.unwrap(), other.await.unwrap()), (StatusCode::OK, StatusCode::OK), "{store}");
     }

@@ -227,9 +227,9 @@ async fn until_one_runs(contenders: &mut [Contender], watched: &Watched) {
     }
 }
 
-/// `cargo xtask faults --what cli-lock-run` runs it.
+/// `cargo xtask faults --what lock-run` runs it.
 #[test]
-#[ignore = "minutes: cargo xtask faults --what cli-lock-run"]
+#[ignore = "minutes: cargo xtask faults --what lock-run"]
 fn two_commands_are_never_alive_at_once_whatever_fails() {
     let number = |name: &str| std::env::var(name).ok().and_then(|text| text.parse::<u64>().ok());
     let seed = number("LARDER_FAULTS_SEED").unwrap_or_else(|| rand::rng().next_u64());

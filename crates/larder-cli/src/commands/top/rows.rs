@@ -6,6 +6,7 @@ use std::time::Duration;
 use larder::admin::{LockInfo, Process, Sample};
 
 use super::data::{Cell, Sheet};
+use super::view;
 use crate::commands::ls;
 use crate::output::units;
 
@@ -121,13 +122,13 @@ pub(super) fn process_rows(
             Cell::text(&process.host),
             Cell::number(process.pid.to_string(), f64::from(process.pid)),
             Cell::text(&process.version),
-            Cell::number(units::time(process.uptime), process.uptime.as_secs_f64()),
+            Cell::number(view::seconds(process.uptime), process.uptime.as_secs_f64()),
             hits,
             rate(new.loads, old.map(|old| old.counters.loads)),
             Cell::number(units::count(new.locks_granted), new.locks_granted as f64),
             rate(new.errors, old.map(|old| old.counters.errors))
                 .alert_if(new.errors > old.map_or(0, |old| old.counters.errors)),
-            Cell::number(units::time(process.seen_ago), process.seen_ago.as_secs_f64()).alert_if(late),
+            Cell::number(view::seconds(process.seen_ago), process.seen_ago.as_secs_f64()).alert_if(late),
         ]
     });
     Sheet { rows: rows.collect(), ..Sheet::default() }

@@ -33,8 +33,10 @@ impl Theme {
         self.colour(Color::Cyan).add_modifier(Modifier::BOLD)
     }
 
+    /// Dim text in the terminal's own colour. The dark grey of many palettes cannot be read on their background, and the
+    /// meaning of the keys is written so.
     fn faint(self) -> Style {
-        self.colour(Color::DarkGray)
+        if self.0 { Style::new().add_modifier(Modifier::DIM) } else { Style::new() }
     }
 
     fn header(self) -> Style {
@@ -123,6 +125,8 @@ fn head(data: &Data, ui: &Ui, theme: Theme, width: u16) -> Vec<Line<'static>> {
         status.push(Span::styled(format!(" filter: {} ", ui.filter), theme.alert()));
     }
     if let Some((since, why)) = &data.away {
+        // The number of the system's error follows its text, and would cut off more than it tells.
+        let why = why.split_once(" (os error").map_or(why.as_str(), |(text, _)| text);
         let text = format!(" not reached for {}: {why}", seconds(since.elapsed()));
         let used: usize = status.iter().map(Span::width).sum();
         let left = width.saturating_sub(u16::try_from(used).unwrap_or(u16::MAX));
@@ -403,7 +407,7 @@ fn cut(text: &str, width: u16) -> String {
 }
 
 /// A time in whole seconds at least.
-fn seconds(time: Duration) -> String {
+pub(super) fn seconds(time: Duration) -> String {
     if time < Duration::from_secs(1) {
         "0s".to_owned()
     } else {

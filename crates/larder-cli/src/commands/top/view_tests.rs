@@ -162,6 +162,15 @@ fn without_colour_nothing_is_coloured_and_the_selection_is_reversed() {
     assert_eq!(coloured(&Ui::new(true)), (true, true));
 }
 
+/// Bright black is the background's own colour in some palettes.
+#[test]
+fn faint_text_is_dim_and_has_the_colour_of_the_terminal() {
+    let terminal = drawn(&data(), &Ui::new(true), 200, 50);
+    let buffer = terminal.backend().buffer();
+    assert!(buffer.content.iter().all(|cell| cell.fg != Color::DarkGray));
+    assert!(buffer.content.iter().any(|cell| cell.modifier.contains(Modifier::DIM)));
+}
+
 #[test]
 fn an_outage_a_pause_a_filter_and_the_help_are_seen() {
     let (mut data, mut ui) = (data(), Ui::new(false));
@@ -169,9 +178,13 @@ fn an_outage_a_pause_a_filter_and_the_help_are_seen() {
     line_with(&lines(&drawn(&data, &ui, 80, 24)), "paused: space continues");
     data.away = Some((Instant::now(), "x".repeat(200)));
     assert_eq!(line_with(&lines(&drawn(&data, &ui, 80, 24)), "not reached").chars().last(), Some('…'));
-    data.away = Some((Instant::now(), "connection refused".to_owned()));
+    data.away = Some((
+        Instant::now(),
+        "cannot connect to 127.0.0.1:6379: Connection refused (os error 111)".to_owned(),
+    ));
     let away = lines(&drawn(&data, &ui, 80, 24));
-    line_with(&away, "not reached for 0s: connection refused");
+    line_with(&away, "0s: cannot connect to 127.0.0.1:6379: Connection refused");
+    assert!(!away.iter().any(|line| line.contains("(os")), "{away:#?}");
     line_with(&away, "page@2");
     for key in ['/', 'u', 's', 'e', 'r'] {
         ui.press(KeyEvent::new(KeyCode::Char(key), KeyModifiers::NONE), &data);

@@ -138,7 +138,10 @@ fn eviction(memory: Option<&str>) -> Eviction {
 
 #[cfg(test)]
 mod tests {
+    use super::super::wire::{Event, Greeting, connect, greet};
     use super::*;
+    use crate::clock::Clock;
+    use crate::endpoint::Address;
 
     fn bulk(text: &str) -> Reply {
         Reply::Bulk(text.to_owned().into())
@@ -160,6 +163,119 @@ mod tests {
             Some(Role::Master)
         );
         assert_eq!(AskRole::Role.read(&Reply::Nil), None);
+    }
+
+    /// What the fake server answers to a command: Redis 6.0 checks the `HELLO` of a login against the rights of the
+    /// default user, and each later one against those of the connection's user.
+    struct Server {
+        role: &'static str,
+        /// Whether the default user, which a connection has until the login, may send `HELLO`.
+        default_hello: bool,
+        user_hello: bool,
+        user_role: bool,
+    }
+
+    impl Server {
+        fn reply(&self, command: &[String], user: &mut bool) -> String {
+            let refused = "-NOPERM this user has no permissions to run it\r\n".to_owned();
+            let hello = || {
+                let bulk = |text: &str| format!("${}\r\n{text}\r\n", text.len());
+                let fields = ["server", "redis", "version", "6.0.16", "role", self.role].map(bulk);
+                format!("%3\r\n{}", fields.concat())
+            };
+            match command.iter().map(String::as_str).collect::<Vec<_>>().as_slice() {
+                ["HELLO", "3", "AUTH", "shop", "secret"] if self.default_hello => {
+                    *user = true;
+                    hello()
+                }
+                ["AUTH", "shop", "secret"] => {
+                    *user = true;
+                    "+OK\r\n".to_owned()
+                }
+                ["HELLO", "3"] if *user && self.user_hello => hello(),
+                ["ROLE"] if *user && self.user_role => {
+                    let role = if self.role == "replica" { "slave" } else { self.role };
+                    format!("*1\r\n${}\r\n{role}\r\n", role.len())
+                }
+                _ => refused,
+            }
+        }
+
+        /// Logs in as `larder` does, and returns the identity and whether the connection speaks RESP3.
+        async fn identify(self) -> (Identity, bool) {
+            use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
+            let (ours, theirs) = tokio::io::duplex(4096);
+            let server = tokio::spawn(async move {
+                let (reader, mut writer) = tokio::io::split(theirs);
+                let (mut lines, mut user) = (BufReader::new(reader).lines(), false);
+                while let Ok(Some(line)) = lines.next_line().await {
+                    let mut command = Vec::new();
+                    for _ in 0..line.trim_start_matches('*').parse().unwrap() {
+                        lines.next_line().await.unwrap();
+                        command.push(lines.next_line().await.unwrap().unwrap());
+                    }
+                    writer.write_all(self.reply(&command, &mut user).as_bytes()).await.unwrap();
+                }
+            });
+            let connection = Connection::start(ours, |_: Event<'_>| {});
+            let greeting = Greeting { username: Some("shop"), password: Some("secret"), database: 0 };
+            let greeted = greet(&connection, greeting, &questions("test"), &Clock::Machine).await.unwrap();
+            let resp3 = greeted.hello.is_some();
+            let (identity, _) = identify(&connection, greeted).await.unwrap();
+            drop(connection);
+            server.await.unwrap();
+            (identity, resp3)
+        }
+    }
+
+    /// Heartbeats ask with the same command, so it must be one that the connection's own user may send.
+    #[tokio::test]
+    async fn the_role_is_asked_with_a_command_that_the_user_may_send_whoever_was_refused_hello() {
+        use AskRole::{Hello, No, Role as ByRole};
+        for (role, expected) in [("master", Role::Master), ("replica", Role::Replica)] {
+            for (default_hello, user_hello, user_role, ask_role, resp3) in [
+                (true, true, true, Hello, true),
+                // The login's own `HELLO` has the role, and no later one is allowed.
+                (true, false, true, ByRole, true),
+                (true, false, false, No, true),
+                // Refused to the default user only.
+                (false, true, true, Hello, true),
+                (false, true, false, Hello, true),
+                // Refused to both: RESP2.
+                (false, false, true, ByRole, false),
+                (false, false, false, No, false),
+            ] {
+                let server = Server { role, default_hello, user_hello, user_role };
+                let (identity, speaks_resp3) = server.identify().await;
+                let case = (role, default_hello, user_hello, user_role);
+                assert_eq!((identity.ask_role, speaks_resp3), (ask_role, resp3), "{case:?}");
+                assert_eq!(identity.role, (ask_role != No).then_some(expected), "{case:?}");
+            }
+        }
+    }
+
+    /// On any version: where `HELLO` needs a permission (before 6.2), `ROLE` is asked.
+    #[tokio::test]
+    async fn a_users_role_is_known_on_a_real_server_that_refuses_hello_where_it_can() {
+        let roles = [("no one", Role::Master), ("127.0.0.1 1", Role::Replica)];
+        for ((replica_of, expected), default) in
+            roles.into_iter().flat_map(|role| [(role, "+hello"), (role, "-hello")])
+        {
+            let server = larder_testkit::Server::builder().tcp().start();
+            server.command(&["ACL", "SETUSER", "shop", "on", ">secret", "~*", "+@all", "-hello"]);
+            server.command(&["ACL", "SETUSER", "default", default]);
+            let (host, port) = replica_of.split_once(' ').unwrap();
+            server.command(&["REPLICAOF", host, port]);
+            let address = server.addr().unwrap();
+            let address = Address::Tcp { host: address.ip().to_string(), port: address.port() };
+            let connection = Connection::start(connect(&address, None).await.unwrap(), |_: Event<'_>| {});
+            let greeting = Greeting { username: Some("shop"), password: Some("secret"), database: 0 };
+            let greeted = greet(&connection, greeting, &questions("test"), &Clock::Machine).await.unwrap();
+            let (identity, _) = identify(&connection, greeted).await.unwrap();
+            assert_eq!(identity.role, Some(expected));
+            let needs = !server.version().at_least(6, 2);
+            assert_eq!(identity.ask_role, if needs { AskRole::Role } else { AskRole::Hello });
+        }
     }
 
     #[test]
