@@ -45,7 +45,12 @@ pub(crate) fn count() -> Outcome<Figures> {
         eprintln!("count: {name}");
         let counted = |what| instructions::per_turn(&[SPIN, what, name], TIMES);
         let bytes = format.encode(&Item::new(0))?.len();
-        table.row(&[name, &bytes.to_string(), &counted("encode")?.to_string(), &counted("decode")?.to_string()]);
+        table.row(&[
+            name,
+            &bytes.to_string(),
+            &counted("encode")?.to_string(),
+            &counted("decode")?.to_string(),
+        ]);
     }
     Ok(Figures { name: "formats", text: table.finish() })
 }

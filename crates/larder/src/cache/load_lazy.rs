@@ -105,7 +105,7 @@ where
     ///
     /// # Errors
     ///
-    /// The same as [`get_or_load`](Self::get_or_load).
+    #[doc = include_str!("../doc/load_errors.md")]
     ///
     /// # Cancel safety
     ///
@@ -136,7 +136,7 @@ where
     ///
     /// # Errors
     ///
-    /// The same as [`get_or_load`](Self::get_or_load).
+    #[doc = include_str!("../doc/load_errors.md")]
     ///
     /// # Cancel safety
     ///

@@ -226,6 +226,7 @@ impl Plan {
                 quotas.len()
             )));
         }
+        // Quotas of one record are told apart by their windows, so each window occurs once.
         for (place, quota) in quotas.iter().enumerate() {
             if quotas.iter().skip(place + 1).any(|other| other.window() == quota.window()) {
                 return Err(Error::invalid(format!(
@@ -235,6 +236,7 @@ impl Plan {
             }
         }
         let terms: Vec<QuotaSpec> = quotas.iter().map(|quota| quota.term()).collect::<Result<_>>()?;
+        // The plan's number: what is known here of a key was decided under one plan, and ends with it.
         let mut hasher = DefaultHasher::new();
         quotas.hash(&mut hasher);
         Ok(Self {
