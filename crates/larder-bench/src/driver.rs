@@ -58,6 +58,7 @@ pub(crate) fn run(rounds: usize) -> Outcome<Findings> {
                 let [bare, larder] = standings.as_slice() else {
                     return Err("two lanes were expected".into());
                 };
+                // Which bar this configuration belongs to.
                 let place = format!("{}, {}", plural(operation.name(), tasks), flavour.name());
                 match (tasks, flavour) {
                     (1, _) => one_task.push((larder.ratio.median, place)),
