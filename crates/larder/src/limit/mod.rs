@@ -124,7 +124,7 @@ impl RateLimiter {
     ///
     /// # Errors
     ///
-    /// [`InvalidSetting`](crate::ErrorKind::InvalidSetting) for a share among no programs.
+    /// [`InvalidSetting`](crate::ErrorKind::InvalidSetting): a share among no programs. Correct the policy.
     pub fn outage(self, outage: OutagePolicy) -> Result<Self> {
         if outage == OutagePolicy::LocalShare(0) {
             return Err(Error::invalid("OutagePolicy::LocalShare needs at least 1 program, not 0"));

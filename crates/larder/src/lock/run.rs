@@ -32,7 +32,7 @@ impl Lock {
     ///
     /// # Errors
     ///
-    /// An error of the first group means that the body has not started. The body's own result is returned unchanged,
+    /// The errors in the first list mean that the body has not started. The body's own result is returned unchanged,
     /// even if it is an error or the release fails afterwards. A failed release is retried in the background.
     ///
     #[doc = include_str!("../doc/request_errors.md")]
