@@ -43,7 +43,10 @@ Usage: $me [--coordination] VERB [OPTION...]
                   6380. Before the verb or right after it.
   --help          this text
 
-What is in the server, decoded, shows \`larder\`: cargo install --locked --path crates/larder-cli, see docs/cli.md.
+This script is for the server; the program \`larder\` is for what is in it: \`larder ls\` lists caches, locks and limits,
+\`larder doctor\` checks how the server is set up. docs/cli.md has its commands. To install it:
+  cargo install --locked --path crates/larder-cli
+
 Uses Docker Compose where an engine answers, else a local server. Exit codes: 0 done, 1 failed, 2 wrong usage,
 3 the server is stopped, 4 the running server has another password than REDIS_PASSWORD.
 

@@ -100,7 +100,7 @@ fn read_allowed(text: &str) -> Result<Vec<(&str, String)>, Failure> {
         .collect()
 }
 
-/// The complaints about a file, with the number of the line. A table that a program writes may be wide: it stands
+/// The complaints about a file, with the number of the line. A table that a program writes may be wide: it is
 /// between `<!-- figures:NAME -->` and `<!-- /figures -->`.
 fn complaints_of(kind: Kind, text: &str, pardoned: impl Fn(&str) -> bool) -> Vec<(usize, String)> {
     let (mut found, mut generated) = (Vec::new(), false);

@@ -7,6 +7,8 @@ use std::env;
 use std::process::Command;
 
 use crate::floor;
+#[cfg(feature = "rivals")]
+use crate::formats;
 use crate::lane::Outcome;
 use crate::lock_cost;
 use crate::miss;
@@ -50,6 +52,12 @@ pub(crate) fn spin(arguments: &[String]) -> Outcome<()> {
         && first == lock_cost::SPIN
     {
         return lock_cost::spin(which, url, times.parse()?);
+    }
+    #[cfg(feature = "rivals")]
+    if let [first, what, name, times] = arguments
+        && first == formats::SPIN
+    {
+        return formats::spin(what, name, times.parse()?);
     }
     if let [first, url, times] = arguments
         && first == floor::SPIN

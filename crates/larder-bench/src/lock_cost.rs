@@ -36,6 +36,7 @@ pub(crate) fn run(rounds: usize, instructions: bool) -> Outcome<String> {
         "server, 1 task, µs",
         "server, 64 tasks, µs",
     ]);
+    // A row for each lock. The first run of the pairs fills buffers; only the second one is counted.
     for (place, name) in NAMES.iter().enumerate() {
         let taken = pairs(place, &url, COUNTED, |work| {
             work()?;

@@ -96,12 +96,14 @@ fn contended(findings: &mut Findings) -> Outcome<()> {
     ]);
     let mut found: [(&str, Vec<Contention>); 3] =
         [(Larder::NAME, Vec::new()), (Rslock::NAME, Vec::new()), (Token::NAME, Vec::new())];
+    // The locks take turns, so that a machine that slows down meanwhile slows all of them.
     for _ in 0..TRIES {
         for (name, tries) in &mut found {
             eprintln!("lock-rivals: contention, {name}");
             tries.push(Contention::measure(name)?);
         }
     }
+    // Each cell is the median of a lock's tries.
     for (name, tries) in &found {
         let of = |what: fn(&Contention) -> f64| -> Vec<f64> { tries.iter().map(what).collect() };
         table.row(&[

@@ -13,6 +13,8 @@ mod count;
 mod driver;
 mod figures;
 mod floor;
+#[cfg(feature = "rivals")]
+mod formats;
 mod instructions;
 mod invalidation;
 mod item;
@@ -128,7 +130,7 @@ fn measure(options: &Options) -> Outcome<()> {
     // Print the bars, and write the page if one was named.
     let when = machine::utc();
     if !findings.bars.is_empty() {
-        println!("\n{}", page::summary("", &findings.bars, &when));
+        println!("\n{}", page::summary("", &findings.bars.iter().collect::<Vec<_>>(), &when));
     }
     match &options.write {
         Some(path) => page::write(path, &findings, &when),

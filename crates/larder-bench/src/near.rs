@@ -81,8 +81,12 @@ pub(crate) fn run(rounds: usize, instructions: bool) -> Outcome<Findings> {
     findings.add("near-count", counts);
     let none = (allocated, "counted".to_owned());
     findings.bars.push(Bar::over("allocations of 10,000 near hits", Limit::AtMost(0.0), [none]));
-    findings.bars.push(Bar::over("near hit of `get` / bare `quick_cache`", GET, gets));
-    findings.bars.push(Bar::over("near hit of `get_or_load` / bare `quick_cache`", GET_OR_LOAD, loads));
+    findings.bars.push(Bar::over("time of a near hit of `get` / bare `quick_cache`, 10,000 keys", GET, gets));
+    findings.bars.push(Bar::over(
+        "time of a near hit of `get_or_load` / bare `quick_cache`, 10,000 keys",
+        GET_OR_LOAD,
+        loads,
+    ));
     Ok(findings)
 }
 

@@ -9,37 +9,64 @@ use crate::table::Table;
 
 const END: &str = "<!-- /figures -->";
 
-const SUMMARY: &str = "summary";
+/// The targets, and below them those of single features.
+const SUMMARIES: [&str; 2] = ["summary", "summary-features"];
+const COLUMNS: [&str; 6] = ["what", "bar", "measured", "where it was worst", "when, UTC", "met"];
 
-/// Writes the results, and the bars into the table at the top of the page: each replaces the row of the same promise,
-/// so that a part can be measured again by itself.
+/// Writes the results, and the bars into the tables at the top of the page: each replaces the row of the same promise,
+/// so that a part can be measured again by itself. A bar that is in neither table is added to the first.
 pub(crate) fn write(path: &Path, findings: &Findings, when: &str) -> Outcome<()> {
     let mut page = fs::read_to_string(path).map_err(|error| format!("{}: {error}", path.display()))?;
     let figures = &findings.figures;
     for one in figures {
-        page = replaced(&page, one).ok_or_else(|| {
+        page = replaced(&page, &dated(one, when)).ok_or_else(|| {
             format!("{} has no section between <!-- figures:{} --> and {END}", path.display(), one.name)
         })?;
     }
     if !findings.bars.is_empty() {
-        let old = section(&page, SUMMARY).unwrap_or_default();
-        let text = summary(old, &findings.bars, when);
-        page = replaced(&page, &Figures { name: SUMMARY, text })
-            .ok_or_else(|| format!("{} has no section for the {SUMMARY}", path.display()))?;
+        for (name, text) in summaries(&page, &findings.bars, when) {
+            page = replaced(&page, &Figures { name, text })
+                .ok_or_else(|| format!("{} has no section {name}", path.display()))?;
+        }
     }
     fs::write(path, page)?;
     eprintln!("wrote {}", path.display());
     Ok(())
 }
 
-/// The table at the top of the page: `old` with the rows of these bars replaced or added.
-pub(crate) fn summary(old: &str, bars: &[Bar], when: &str) -> String {
-    let mut table = Table::new(&["what", "bar", "worst end of an interval", "where", "measured, UTC", "met"]);
-    let first_cell = |row: &str| row.split('|').nth(1).unwrap_or_default().trim().to_owned();
-    let rows = old.lines().filter(|line| line.starts_with('|')).skip(2);
-    let mut left: Vec<&Bar> = bars.iter().collect();
-    for row in rows {
-        match left.iter().position(|bar| bar.what == first_cell(row)) {
+/// The figures with their date, if they do not say it.
+fn dated(figures: &Figures, when: &str) -> Figures {
+    let mut text = figures.text.clone();
+    if !text.contains("\nMeasured ") && figures.name != "machine" {
+        text.push_str(&format!("\nMeasured {when} UTC.\n"));
+    }
+    Figures { name: figures.name, text }
+}
+
+/// Both tables of targets with the rows of these bars replaced or added.
+fn summaries(page: &str, bars: &[Bar], when: &str) -> [(&'static str, String); 2] {
+    let [first, second] = SUMMARIES;
+    let old = |name| section(page, name).unwrap_or_default();
+    let (in_second, in_first): (Vec<&Bar>, Vec<&Bar>) =
+        bars.iter().partition(|bar| rows(old(second)).any(|row| what(row) == bar.what));
+    [(first, summary(old(first), &in_first, when)), (second, summary(old(second), &in_second, when))]
+}
+
+fn rows(table: &str) -> impl Iterator<Item = &str> {
+    table.lines().filter(|line| line.starts_with('|')).skip(2)
+}
+
+/// The first cell of a row.
+fn what(row: &str) -> &str {
+    row.split('|').nth(1).unwrap_or_default().trim()
+}
+
+/// A table of targets: `old` with the rows of these bars replaced or added.
+pub(crate) fn summary(old: &str, bars: &[&Bar], when: &str) -> String {
+    let mut table = Table::new(&COLUMNS);
+    let mut left: Vec<&Bar> = bars.to_vec();
+    for row in rows(old) {
+        match left.iter().position(|bar| bar.what == what(row)) {
             Some(place) => add(&mut table, left.remove(place), when),
             None => table.line(row),
         }
@@ -74,8 +101,8 @@ mod tests {
     fn a_bar_measured_again_takes_the_place_of_its_old_row_and_leaves_the_others() {
         let bar =
             |what: &str, measured: f64| Bar::over(what, Limit::AtLeast(0.9), [(measured, "here".to_owned())]);
-        let first = summary("", &[bar("a", 0.5), bar("b", 1.0)], "then");
-        let again = summary(&first, &[bar("a", 0.95), bar("c", 1.0)], "now");
+        let first = summary("", &[&bar("a", 0.5), &bar("b", 1.0)], "then");
+        let again = summary(&first, &[&bar("a", 0.95), &bar("c", 1.0)], "now");
         let rows: Vec<&str> = again.lines().skip(2).collect();
         let expected = [
             "| a | ≥ 0.9 | 0.950 | here | now | yes |",
@@ -86,7 +113,24 @@ mod tests {
     }
 
     #[test]
-    fn only_what_stands_between_its_own_markers_is_replaced() {
+    fn a_bar_stays_in_the_table_that_has_its_row_and_every_section_has_a_date() {
+        let bar = |what: &str| Bar::over(what, Limit::AtLeast(0.9), [(1.0, "here".to_owned())]);
+        let old = summary("", &[&bar("a")], "then");
+        let page = format!(
+            "<!-- figures:summary -->\n<!-- /figures -->\n<!-- figures:summary-features -->\n{old}<!-- /figures -->\n"
+        );
+        let [(_, first), (_, second)] = summaries(&page, &[bar("a"), bar("b")], "now");
+        assert_eq!(rows(&first).map(what).collect::<Vec<_>>(), ["b"]);
+        assert_eq!(rows(&second).collect::<Vec<_>>(), ["| a | ≥ 0.9 | 1.000 | here | now | yes |"]);
+
+        let plain = Figures { name: "x", text: "| a |\n".into() };
+        let noted = Figures { name: "x", text: "| a |\n\nMeasured then UTC, 20 rounds.\n".into() };
+        assert_eq!(dated(&plain, "now").text, "| a |\n\nMeasured now UTC.\n");
+        assert_eq!(dated(&noted, "now").text, noted.text);
+    }
+
+    #[test]
+    fn only_what_is_between_its_own_markers_is_replaced() {
         let page =
             "a\n<!-- figures:x -->\nold\n<!-- /figures -->\nb\n<!-- figures:y -->\nkept\n<!-- /figures -->\n";
         let figures = Figures { name: "x", text: "new\n".into() };

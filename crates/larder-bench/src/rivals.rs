@@ -15,7 +15,7 @@ use std::path::Path;
 use self::cached::Cached;
 use crate::bare::Bare;
 use crate::chart::Chart;
-use crate::figures::Findings;
+use crate::figures::{Bar, Findings, Limit};
 use crate::lane::{Contender, Lane, Outcome, fill};
 use crate::ours::Ours;
 use crate::rounds::{Flavour, compare};
@@ -25,6 +25,14 @@ use rustis_client::RustisClient;
 
 const TASKS: [u64; 2] = [1, 64];
 const PLOT: &str = "rivals.svg";
+const CODEC_FOR_CODEC: Limit = Limit::AtLeast(1.0);
+
+const LARDER_JSON: &str = "larder";
+const LARDER_PACKED: &str = "larder, MessagePack";
+const CACHED: &str = "cached (MessagePack)";
+const RUSTIS: &str = "rustis + serde_json";
+/// A rival beside larder with the rival's codec.
+const SAME_CODEC: [(&str, &str); 2] = [(RUSTIS, LARDER_JSON), (CACHED, LARDER_PACKED)];
 
 #[derive(Clone, Copy)]
 enum Operation {
@@ -48,12 +56,19 @@ pub(crate) fn run(rounds: usize, plots: Option<&Path>) -> Outcome<Findings> {
         "Throughput, as a share of the bare driver's",
         "1 KiB struct on one Redis server; longer is better; the line is the 95 % interval",
     );
+    let mut bounds: [Vec<(f64, String)>; 2] = [Vec::new(), Vec::new()];
     for operation in [Operation::GetHit, Operation::Set] {
         for tasks in TASKS {
             let tasks_text = if tasks == 1 { "1 task".to_owned() } else { format!("{tasks} tasks") };
             eprintln!("rivals: {} with {tasks_text}", operation.name());
             let standings =
                 compare(Flavour::CurrentThread, rounds, async |url| lanes(url, operation, tasks).await)?;
+            let lane = |name: &str| standings.iter().find(|standing| standing.name == name);
+            for ((rival, ours), bounds) in SAME_CODEC.iter().zip(&mut bounds) {
+                if let Some((rival, ours)) = lane(rival).zip(lane(ours)) {
+                    bounds.push((ours.to(rival).low, format!("{}, {tasks_text}", operation.name())));
+                }
+            }
             chart.group(&format!("{}, {tasks_text}", operation.name()));
             for standing in &standings {
                 let class = match standing.name {
@@ -79,16 +94,20 @@ pub(crate) fn run(rounds: usize, plots: Option<&Path>) -> Outcome<Findings> {
     }
     let mut findings = Findings::default();
     findings.add("rivals", table.finish());
+    for ((rival, _), bounds) in SAME_CODEC.iter().zip(bounds) {
+        let what = format!("rate of `get` and `set` / {rival}, the same codec");
+        findings.bars.push(Bar::over(&what, CODEC_FOR_CODEC, bounds));
+    }
     Ok(findings)
 }
 
 async fn lanes(url: &str, operation: Operation, tasks: u64) -> Outcome<Vec<Lane>> {
     Ok(vec![
         lane("bare driver + serde_json", Bare::connect(url).await?, operation, tasks).await?,
-        lane("larder", Ours::connect(url).await?, operation, tasks).await?,
-        lane("larder, MessagePack", Ours::with_message_pack(url).await?, operation, tasks).await?,
-        lane("cached (MessagePack)", Cached::connect(url).await?, operation, tasks).await?,
-        lane("rustis + serde_json", RustisClient::connect(url).await?, operation, tasks).await?,
+        lane(LARDER_JSON, Ours::connect(url).await?, operation, tasks).await?,
+        lane(LARDER_PACKED, Ours::with_message_pack(url).await?, operation, tasks).await?,
+        lane(CACHED, Cached::connect(url).await?, operation, tasks).await?,
+        lane(RUSTIS, RustisClient::connect(url).await?, operation, tasks).await?,
         lane("multi-tier-cache", MultiTier::connect(url).await?, operation, tasks).await?,
         lane("multi-tier-cache, Redis only", RedisTier::connect(url).await?, operation, tasks).await?,
     ])

@@ -53,6 +53,15 @@ pub(crate) struct Standing {
     pub(crate) rate: Spread,
     /// The ratio to the first lane's rate in the same round: the median and its 95 % interval.
     pub(crate) ratio: Spread,
+    /// Operations a second in each round.
+    rounds: Vec<f64>,
+}
+
+impl Standing {
+    /// The ratio of this lane's rate to another's in the same round: the median and its 95 % interval.
+    pub(crate) fn to(&self, other: &Self) -> Spread {
+        bootstrap(&ratios(&self.rounds, &other.rounds))
+    }
 }
 
 /// Measures lanes on fresh servers. The first lane is the one that the others are compared with.
@@ -116,12 +125,18 @@ async fn operations_a_slice(lanes: &[Lane]) -> Outcome<u64> {
 }
 
 fn standings(names: &[&'static str], rates: &[Vec<f64>]) -> Vec<Standing> {
-    let of = |place: usize| rates.iter().filter_map(move |round| round.get(place).copied());
+    let of =
+        |place: usize| -> Vec<f64> { rates.iter().filter_map(|round| round.get(place).copied()).collect() };
+    let first = of(0);
     let standing = |(place, name): (usize, &&'static str)| {
-        let ratios: Vec<f64> = of(place).zip(of(0)).map(|(lane, first)| lane / first).collect();
-        Standing { name, rate: quartiles(&of(place).collect::<Vec<_>>()), ratio: bootstrap(&ratios) }
+        let rounds = of(place);
+        Standing { name, rate: quartiles(&rounds), ratio: bootstrap(&ratios(&rounds, &first)), rounds }
     };
     names.iter().enumerate().map(standing).collect()
+}
+
+fn ratios(lane: &[f64], other: &[f64]) -> Vec<f64> {
+    lane.iter().zip(other).map(|(lane, other)| lane / other).collect()
 }
 
 #[cfg(test)]
@@ -134,5 +149,9 @@ mod tests {
         let standings = standings(&["first", "second"], &rates);
         let ratios: Vec<f64> = standings.iter().map(|standing| standing.ratio.median).collect();
         assert_eq!(ratios, [1.0, 0.9]);
+        // Any two lanes can be compared.
+        let first_to_second: Vec<f64> =
+            standings.iter().zip(standings.iter().skip(1)).map(|(one, other)| one.to(other).median).collect();
+        assert_eq!(first_to_second, [1.0 / 0.9]);
     }
 }

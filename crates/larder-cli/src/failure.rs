@@ -41,6 +41,7 @@ impl Failure {
     }
 
     fn of(error: &larder::Error) -> Self {
+        // The exit code that docs/cli.md documents, and what to do; an empty text where the message says it already.
         let (exit, fix) = match error.kind() {
             ErrorKind::InvalidUrl => {
                 (Exit::USAGE, "correct the URL: `larder help environment` shows the forms")

@@ -162,6 +162,7 @@ impl State {
         let mistake = model.mistake;
         match action {
             Action::Tick => self.tick()?,
+            // A plain check charges and uses a permit in the current bucket.
             Action::Check => {
                 if self.room(model, NOW) == 0 {
                     return None;
@@ -169,11 +170,13 @@ impl State {
                 *self.charged.get_mut(NOW)? += 1;
                 *self.uses.first_mut()? += 1;
             }
+            // A caller books the first bucket with room, and sleeps until it.
             Action::Book(c) => {
                 let turn = (0..=NOW).rev().find(|bucket| self.room(model, *bucket) > 0)?;
                 *self.charged.get_mut(turn)? += 1;
                 self.callers.get_mut(c)?.turn = Some(turn);
             }
+            // It wakes up: too early it sleeps on, too late it gives the turn back and asks again.
             Action::Wake(c) => {
                 let caller = self.callers.get_mut(c)?;
                 let turn = caller.turn?;
@@ -192,6 +195,7 @@ impl State {
                     self.give_back(mistake, turn);
                 }
             }
+            // It gives up, and refunds arrive later or are lost.
             Action::Leave(c) => {
                 let turn = std::mem::take(self.callers.get_mut(c)?).turn?;
                 self.give_back(mistake, turn);

@@ -15,7 +15,7 @@
 //! event.
 //!
 //! Not guaranteed: events of several machines cannot be compared, and neither can those before and after a suspend of
-//! one, as the monotonic clock stands still in it. A version without a recorded write (its writer died
+//! one, because the monotonic clock stops meanwhile. A version without a recorded write (its writer died
 //! before the acknowledgement, or reported a failure) is judged by its number alone. What no read looked at is not
 //! checked: see [`Summary::judged`].
 //!

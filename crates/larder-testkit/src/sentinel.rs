@@ -129,7 +129,7 @@ impl Sentinel {
         format!("redis{}-sentinel://{}/{SERVICE}", if self.tls { "s" } else { "" }, seeds.join(","))
     }
 
-    /// The authority that signed everybody's certificates, as PEM.
+    /// The authority that signed the certificates of all servers and sentinels, as PEM.
     ///
     /// # Panics
     ///

@@ -470,6 +470,10 @@ fn help_names_every_verb_and_wrong_usage_is_refused() {
     {
         help.says(word);
     }
+    // What is in the server is shown by another program.
+    for command in ["larder ls", "larder doctor", "docs/cli.md"] {
+        help.says(command);
+    }
     rig.run(&["frobnicate"]).exits(2).complains("unknown verb: frobnicate");
     rig.run(&["--frobnicate"]).exits(2).complains("unknown option");
     rig.run(&["start", "now"]).exits(2).complains("no argument");

@@ -142,7 +142,8 @@ impl LarderBuilder {
     ///
     /// ```no_run
     /// # async fn token() -> Result<String, std::io::Error> { Ok(String::new()) }
-    /// # async fn run() -> larder::Result<()> {
+    /// # #[tokio::main]
+    /// # async fn main() -> larder::Result<()> {
     /// use std::time::Duration;
     /// use larder::{Credentials, Larder};
     ///
@@ -208,7 +209,8 @@ impl LarderBuilder {
     ///
     /// ```no_run
     /// # use larder::Larder;
-    /// # async fn run() -> Result<(), Box<dyn std::error::Error>> {
+    /// # #[tokio::main]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
     /// let (chain, key) = (std::fs::read("client.pem")?, std::fs::read("client.key")?);
     /// let builder = Larder::builder().url("rediss://cache.internal");
     /// let larder = builder.tls_client_certificate(chain, key).connect().await?;

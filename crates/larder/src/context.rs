@@ -113,6 +113,7 @@ impl Context {
         telemetry::describe();
         Self {
             store,
+            // The builder fills these in before the context is shared: a second server, the home of background work.
             coordination: None,
             background_store: None,
             background_coordination: None,
@@ -125,6 +126,7 @@ impl Context {
             keyspace,
             limits,
             clock,
+            // Tokens contain a random id of this process, which `presence` publishes if it is on.
             tokens: Tokens::new(random.clone()),
             random,
             invalidations,
@@ -133,12 +135,14 @@ impl Context {
             loads: Tasks::default(),
             timers: Tasks::default(),
             credentials: None,
+            // Meters of calls that belong to the `Larder`, not to a cache, a lock or a limiter.
             credentials_meter: Instrument::new("larder", "", "renew_credentials"),
             together_meter: Instrument::new("limiter", "", "check_together"),
             ping_meter: Instrument::new("larder", "", "ping"),
             explain_meter: Instrument::new("larder", "", "explain"),
             tag_meter: Instrument::new("tag", "", "invalidate"),
             snapshot_meter: Instrument::new("tag", "", "snapshot"),
+            // Handles of one name share what is found here.
             caches: Caches::default(),
             limiters: Mutex::default(),
         }

@@ -342,10 +342,11 @@ impl Larder {
     ///
     /// # Errors
     ///
-    /// Those of [`RateLimiter::check_n`]; and
+    #[doc = include_str!("doc/limit_errors.md")]
     ///
-    /// - [`InvalidSetting`](crate::ErrorKind::InvalidSetting): a key is given twice, a limiter belongs to another
-    ///   `Larder`, there are more than 64 keys, or they are in several slots of a cluster. For the last, put the
+    #[doc = include_str!("doc/request_errors.md")]
+    /// - [`InvalidSetting`](crate::ErrorKind::InvalidSetting): no permits, more than a limit, a key given twice, a
+    ///   limiter of another `Larder`, more than 64 keys, or keys in several slots of a cluster. For the last, put the
     ///   limiters into one [group](RateLimiter::in_group).
     ///
     /// # Cancel safety

@@ -106,6 +106,7 @@ pub(crate) fn parse(url: &str) -> Result<Target> {
     if url.eq_ignore_ascii_case("memory:") || url.eq_ignore_ascii_case("memory://") {
         return Ok(Target::Memory);
     }
+    // The scheme says what the hosts and the path mean, and whether the connection uses TLS.
     let Some((scheme, rest)) = url.split_once("://") else {
         return Err(invalid(
             "expected memory: or scheme://…, as in redis://127.0.0.1:6379; a bare host:port goes into \

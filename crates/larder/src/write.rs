@@ -85,7 +85,10 @@ impl<'a, F> WriteCall<'a, F> {
     ///
     /// # Errors
     ///
-    /// Those of the call that are not [queued](Error::is_queued).
+    /// An invalidation that was [queued](Error::is_queued) is not an error: the answer says so. All other errors of the
+    /// call stay errors:
+    ///
+    #[doc = include_str!("doc/request_errors.md")]
     pub fn or_queue(self) -> OrQueue<Self> {
         OrQueue::new(self)
     }

@@ -290,7 +290,7 @@ fn a_write_between_a_load_and_its_store_wins() {
                     async move { load(&cache, Ok("old")).await }
                 });
                 let paused = world.pause_between_load_and_store(&cache, 1).await;
-                // It stands there until the test lets it go on, however much time passes.
+                // It waits until the test lets it continue, however much time passes.
                 world.advance(MINUTE).await;
                 assert!(!loading.is_finished() && !cache.exists(1).await.unwrap(), "it did not pause");
                 writer.set(1, &text("new")).await.unwrap();

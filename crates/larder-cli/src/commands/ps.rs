@@ -38,6 +38,7 @@ pub(crate) async fn run(_arguments: Arguments, app: &App) -> Result<Exit, Failur
     let processes = larder.admin().processes().await?;
     let mut table = Table::new(COLUMNS, "processes");
     let count = |number: u64| Cell::number(units::count(number), number);
+    // A row for each process, in the order of the columns above.
     for process in &processes {
         let counters = &process.counters;
         let reads = counters.hits + counters.misses;
@@ -60,6 +61,7 @@ pub(crate) async fn run(_arguments: Arguments, app: &App) -> Result<Exit, Failur
             count(counters.errors),
         ]);
     }
+    // Below the table: how to be listed, or how many there are and since when.
     if processes.is_empty() {
         table.note("(no process has announced itself: LarderBuilder::presence)");
     } else {

@@ -79,6 +79,7 @@ enum Stored {
 pub(crate) async fn run(arguments: Arguments, app: &App) -> Result<Exit, Failure> {
     app.may_write()?;
     let value = value(&arguments)?;
+    // Options that were not given keep what the stored entry has.
     let mut how = EntryWrite::default();
     if let Some(ttl) = arguments.ttl {
         how = how.ttl(ttl);
@@ -107,6 +108,7 @@ pub(crate) async fn run(arguments: Arguments, app: &App) -> Result<Exit, Failure
     }
     let larder = app.open()?;
     let Arguments { cache, key, .. } = &arguments;
+    // A new entry has no time to live to keep: the failure names the options that give one.
     if !arguments.dry_run {
         let timed = arguments.ttl.is_some() || arguments.no_expiry;
         larder.admin().set(cache, key, &value, how).await.map_err(|error| {

@@ -94,6 +94,7 @@ impl Model for Flights {
         if state.broken {
             return;
         }
+        // What each caller may do next.
         for (c, caller) in state.callers.iter().enumerate() {
             match caller {
                 Caller::Idle => {
@@ -106,6 +107,7 @@ impl Model for Flights {
                 Caller::Joined { .. } => actions.extend([Action::LosesPatience(c), Action::GoesAway(c)]),
             }
         }
+        // Each flight goes on; with faults, its begin is lost or its load fails.
         for (f, flight) in state.flights.iter().enumerate() {
             match flight.map(|flight| flight.stage) {
                 None => {}
@@ -118,6 +120,7 @@ impl Model for Flights {
                 Some(_) => actions.push(Action::Fly(f)),
             }
         }
+        // A writer writes its row, then deletes the entry, and may give up at any moment.
         for (w, writer) in state.writers.iter().enumerate() {
             match writer {
                 Writer::Ready if state.row < self.rules.rows => actions.push(Action::WriteRow(w)),
@@ -127,6 +130,7 @@ impl Model for Flights {
                 Writer::Deleted(_) => actions.extend([Action::Return(w), Action::GiveUp(w)]),
             }
         }
+        // What the server and other processes may do at any time.
         actions.push(Action::EntryVanishes);
         if self.rules.remote {
             actions.push(Action::Remote);

@@ -115,6 +115,7 @@ impl State {
     /// `None` if the step is not possible.
     pub(super) fn apply(&mut self, rules: &Rules, action: Action) -> Option<()> {
         match action {
+            // Callers. A caller records the newest row that a completed write has deleted: it may get nothing older.
             Action::Call(c) => {
                 let found = match self.store.entry {
                     Entry::Value { row, .. } => return self.returned(self.floor, row),
@@ -139,6 +140,7 @@ impl State {
                 *self.callers.get_mut(c)? = Caller::Idle;
             }
             Action::GoesAway(c) => *self.callers.get_mut(c)? = Caller::Idle,
+            // Flights. A begin whose reply is lost goes on without a fence; a failed load abandons its own.
             Action::Fly(f) => {
                 let flight = (*self.flights.get(f)?)?;
                 match flight.step(self) {
@@ -158,6 +160,7 @@ impl State {
                 }
                 self.land(rules, f, &Outcome::Nothing);
             }
+            // Writers: the row first, then the entry. The rules say when a write detaches flights.
             Action::WriteRow(w) => {
                 self.row += 1;
                 *self.writers.get_mut(w)? = Writer::Wrote(self.row);
@@ -182,6 +185,7 @@ impl State {
                 *self.writers.get_mut(w)? = Writer::Ready;
                 self.detach_if(rules.detach == Detach::WhenDone);
             }
+            // Another process, and what ends on the server.
             Action::Remote => self.fly_remote(),
             Action::EntryVanishes => self.store.entry = Entry::Empty,
             Action::LeaseVanishes => self.store.lease = None,

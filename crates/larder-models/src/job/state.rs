@@ -200,11 +200,13 @@ impl State {
     pub(super) fn apply(&mut self, job: &Job, action: Action) -> Option<()> {
         let full = Left { ticks: TTL - 1, missed: false };
         match action {
+            // Time, which may step back.
             Action::Tick(misses) => self.tick(misses)?,
             Action::StepBack => {
                 self.now = self.now.checked_sub(EVERY)?;
                 self.stepped_back = true;
             }
+            // A process begins a run, ends it, repeats the end whose answer is missing, or leaves.
             Action::Begin(p) => {
                 self.requests.push(Request::Begin(self.token(p)?));
                 self.processes.get_mut(p)?.phase = Phase::Beginning(full);
@@ -228,6 +230,7 @@ impl State {
                 self.requests.push(if begins { Request::GiveUp(token) } else { Request::Release(token) });
                 self.leave(p)?;
             }
+            // The network: requests and answers arrive in any order, or are lost.
             Action::Serve(i) => {
                 let request = self.requests.remove(i);
                 self.serve(job, request);

@@ -101,6 +101,7 @@ impl Process {
     /// What happens to the process; `state` is changed by what it sends.
     pub(super) fn step(self, rules: &Rules, state: &mut State, action: Action) -> Self {
         match (self, action) {
+            // Look, or skip the look by force.
             (Self::Idle, Action::Force(_)) if rules.forced_begin == ForcedBegin::Atomic => {
                 Self::Missed { forced: true }
             }
@@ -116,6 +117,7 @@ impl Process {
                 state.mark_stale(rules, nonce, row, by);
                 Self::Idle
             }
+            // Begin a fill or a refresh. The request may be carried out though its reply is lost.
             (Self::Missed { forced }, Action::Begin(_, reply)) => {
                 let token = state.fresh(rules);
                 let request = if forced { Request::BeginForced(token) } else { Request::BeginFill(token) };
@@ -140,6 +142,7 @@ impl Process {
                     None => State::after_lost_begin(rules, token, Fence::Lease { token, nonce }),
                 }
             }
+            // Read the row, then commit or abandon. What invalidates the read happens in between.
             (Self::Loading { fence, forced }, Action::ReadRow(_)) => Self::Loaded {
                 fence,
                 read: Read { row: state.row, invalidated: false, outrun: false, forced },

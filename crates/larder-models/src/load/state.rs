@@ -89,6 +89,7 @@ impl State {
 
     pub(super) fn apply(&mut self, rules: &Rules, action: Action) {
         match action {
+            // A step of one process.
             Action::Look(p)
             | Action::Gone(p)
             | Action::Force(p)
@@ -107,12 +108,14 @@ impl State {
                     *process = after;
                 }
             }
+            // A request whose process no longer waits for it.
             Action::LateArrives => {
                 if let Some(request) = self.late.take() {
                     self.execute(rules, request);
                 }
             }
             Action::LateIsLost => self.late = None,
+            // Writers of the row, which then delete or set the entry.
             Action::WriteRow(w) => {
                 self.row += 1;
                 self.writer(w, Writer::Wrote(self.row));
@@ -129,6 +132,7 @@ impl State {
                 self.invalidate();
             }
             Action::WriterDies(w) => self.writer(w, Writer::Ready),
+            // Programs without larder, and the server itself.
             Action::ForeignSet => {
                 let nonce = Nonce::Bytes(self.row % 2);
                 self.store.entry = Entry::Value { row: self.row, nonce, by: By::Writer };

@@ -251,6 +251,7 @@ impl State {
     fn serve(&mut self, mistake: Option<Mistake>, request: Request) {
         let holds = |state: &Self, token| state.holder.is_some_and(|held| held.token == token);
         let (token, answer) = match request {
+            // A given-up attempt is refused by its tombstone. Otherwise it is granted a free lock or enqueued.
             Request::Acquire(token) => {
                 let given_up = self.ended.contains(&token) && mistake != Some(Mistake::NoTombstone);
                 if self.holder.is_none() && !given_up {
@@ -268,6 +269,7 @@ impl State {
                     },
                 )
             }
+            // A waiter asks whether the lock was handed to it. A queued one becomes live again by asking.
             Request::Confirm(token) => {
                 let mine = holds(self, token);
                 if let Some((_, given)) = self.line.iter_mut().find(|(waiter, _)| *waiter == token) {
@@ -283,11 +285,13 @@ impl State {
                     (token, Answer::Nothing)
                 }
             }
+            // Only the holder's token extends the lock.
             Request::Extend(token) if holds(self, token) => {
                 self.holder = Some(Held { token, left: TTL });
                 (token, Answer::Granted)
             }
             Request::Extend(token) => (token, Answer::Nothing),
+            // The end of an attempt: a holder hands the lock on; a given-up attempt leaves a tombstone.
             Request::Release(token) | Request::GiveUp(token) => {
                 self.line.retain(|(waiter, _)| *waiter != token);
                 if holds(self, token) || mistake == Some(Mistake::NoTokenCheck) {

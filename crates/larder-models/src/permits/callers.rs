@@ -152,6 +152,7 @@ impl State {
         let full = Left { ticks: TTL - u8::from(mistake != Some(Mistake::NoMargin)), missed: false };
         match action {
             Action::Tick(misses) => self.tick(misses)?,
+            // A caller takes a permit, confirms and renews it, exchanges it, or ends.
             Action::Take(c) => self.send(c, Phase::Asking(full), Request::Take)?,
             Action::Confirm(c) => self.send(c, Phase::Confirming(full), Request::Confirm)?,
             Action::Renew(c) => {
@@ -166,6 +167,7 @@ impl State {
                 self.requests.push(Request::Exchange(writer, caller.token));
             }
             Action::End(c) => self.end(pool, c)?,
+            // Heartbeats of waiters, and those that stop.
             Action::StandBy(c) => {
                 let token = self.callers.get(c)?.token;
                 self.server.heartbeat(token, mistake);
@@ -177,12 +179,14 @@ impl State {
                 }
                 waiter.seen = ReadStamp::Silent;
             }
+            // The stored number changes, and the server's clock steps back.
             Action::Set(permits) => {
                 self.most = self.most.max(self.server.used());
                 self.server.set_permits(permits, mistake);
                 self.was_set = true;
             }
             Action::StepBack => self.server.clock = 0,
+            // The network: requests and answers arrive in any order, or are lost.
             Action::Serve(i) => {
                 let request = self.requests.remove(i);
                 self.serve(pool, request);

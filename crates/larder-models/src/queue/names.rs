@@ -110,6 +110,7 @@ impl NamesState {
     /// `None` if the step is not possible.
     fn apply(&mut self, model: &Names, action: NamesAction) -> Option<()> {
         match action {
+            // The sender's side: an invalidation is queued, taken, carried out, answered, or fails.
             NamesAction::Delete => {
                 if self.row == model.rows {
                     return None;
@@ -145,6 +146,8 @@ impl NamesState {
                 self.work.take()?;
                 self.item.as_mut()?.in_flight = false;
             }
+            // A `set` of the same name. It is not sent beside an invalidation that is under way, and it removes the
+            // item only if that is older.
             NamesAction::BeginSet => {
                 if self.setter != Setter::Idle || self.sets == model.sets {
                     return None;
@@ -182,6 +185,7 @@ impl NamesState {
                 self.setter = Setter::Idle;
                 self.queue();
             }
+            // Another process loads the row.
             NamesAction::Fill => {
                 if self.entry.is_some() {
                     return None;

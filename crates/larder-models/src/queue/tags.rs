@@ -129,6 +129,7 @@ impl TagsState {
     /// `None` if the step is not possible.
     fn apply(&mut self, model: &Tags, action: TagsAction) -> Option<()> {
         match action {
+            // A tag is invalidated while the server is away: the tag and an epoch replacement are queued.
             TagsAction::Invalidate => {
                 if self.row == model.rows {
                     return None;
@@ -140,6 +141,8 @@ impl TagsState {
                 self.generation += 1;
                 queue(&mut self.queued_epoch, self.generation);
             }
+            // Each is sent, carried out, answered, or fails. A tag waits for an epoch replacement that was sent after
+            // the tag was queued.
             TagsAction::TakeEpoch => self.sent_epoch = Some(take(&mut self.queued_epoch, self.generation)?),
             TagsAction::TakeTag => {
                 let early = self.queued_tag?.generation > self.epoch_replaced;
@@ -171,6 +174,7 @@ impl TagsState {
             }
             TagsAction::FailEpoch => fail(&mut self.queued_epoch, &mut self.sent_epoch)?,
             TagsAction::FailTag => fail(&mut self.queued_tag, &mut self.sent_tag)?,
+            // A loader of another process: the epoch, the row, the tag; it stores only if the epoch is the same.
             TagsAction::Load => {
                 self.loader = match self.loader {
                     Loader::Idle => Loader::Epoch(self.epoch),

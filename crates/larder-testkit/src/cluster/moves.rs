@@ -103,7 +103,7 @@ impl Cluster {
                 sleep(pause);
             }
         }
-        // The new owner first: a slot without an owner would be refused to everybody.
+        // The new owner first: every client would be refused a slot without an owner.
         for node in [to, from].into_iter().chain(masters.iter().copied()) {
             node.command(&["CLUSTER", "SETSLOT", &slot, "NODE", &to_id]);
         }

@@ -304,7 +304,9 @@ impl Admin {
     ///
     /// # Errors
     ///
-    /// The same as [`entry`](Self::entry).
+    #[doc = include_str!("../doc/request_errors.md")]
+    /// - [`InvalidSetting`](crate::ErrorKind::InvalidSetting): the name is not that of a cache.
+    /// - [`KeyTooLong`](crate::ErrorKind::KeyTooLong): shorten the key, or raise `max_key_bytes`.
     pub async fn explain(&self, cache: &str, key: &str) -> Result<EntryReport> {
         let explanation = self.verdict(cache, key).await?;
         let entry = self.entry(cache, key).await?;
@@ -329,7 +331,9 @@ impl Admin {
     ///
     /// # Errors
     ///
-    /// The same as [`entry`](Self::entry).
+    #[doc = include_str!("../doc/request_errors.md")]
+    /// - [`InvalidSetting`](crate::ErrorKind::InvalidSetting): the name is not that of a cache.
+    /// - [`KeyTooLong`](crate::ErrorKind::KeyTooLong): shorten the key, or raise `max_key_bytes`.
     pub async fn ttl(&self, cache: &str, key: &str) -> Result<Option<Expiry>> {
         let name = names::entry(self.context(), &CacheName::parse(cache)?, key)?;
         let left = Box::pin(self.within(self.store()?.remaining(&name))).await?;
@@ -340,7 +344,9 @@ impl Admin {
     ///
     /// # Errors
     ///
-    /// The same as [`entry`](Self::entry).
+    #[doc = include_str!("../doc/request_errors.md")]
+    /// - [`InvalidSetting`](crate::ErrorKind::InvalidSetting): the name is not that of a cache.
+    /// - [`KeyTooLong`](crate::ErrorKind::KeyTooLong): shorten the key, or raise `max_key_bytes`.
     pub async fn exists(&self, cache: &str, key: &str) -> Result<bool> {
         let explanation = self.verdict(cache, key).await?;
         Ok(matches!(explanation.stored, Stored::Fresh | Stored::Bare))

@@ -134,7 +134,8 @@ impl Admin {
     ///
     /// # Errors
     ///
-    /// The same as [`command`](Self::command).
+    #[doc = include_str!("../doc/request_errors.md")]
+    #[doc = include_str!("../doc/command_errors.md")]
     pub async fn info(&self, node: &ServerNode) -> Result<Info> {
         let text = Box::pin(self.store_of(node)?.info_of(&node.address, self.max_wait())).await?;
         Ok(Info::read(&text))
@@ -145,7 +146,8 @@ impl Admin {
     ///
     /// # Errors
     ///
-    /// The same as [`command`](Self::command).
+    #[doc = include_str!("../doc/request_errors.md")]
+    #[doc = include_str!("../doc/command_errors.md")]
     pub async fn config(&self, node: &ServerNode, pattern: &str) -> Result<BTreeMap<String, String>> {
         let reply = self.ask(node, &[b"CONFIG", b"GET", pattern.as_bytes()]).await?;
         let pairs = reply.pairs().into_iter();
@@ -156,7 +158,8 @@ impl Admin {
     ///
     /// # Errors
     ///
-    /// The same as [`command`](Self::command).
+    #[doc = include_str!("../doc/request_errors.md")]
+    #[doc = include_str!("../doc/command_errors.md")]
     pub async fn whoami(&self, node: &ServerNode) -> Result<String> {
         self.ask(node, &[b"ACL", b"WHOAMI"]).await?.text().ok_or_else(odd)
     }
@@ -165,7 +168,8 @@ impl Admin {
     ///
     /// # Errors
     ///
-    /// The same as [`command`](Self::command).
+    #[doc = include_str!("../doc/request_errors.md")]
+    #[doc = include_str!("../doc/command_errors.md")]
     pub async fn acl_dry_run(
         &self,
         node: &ServerNode,
@@ -185,7 +189,8 @@ impl Admin {
     ///
     /// # Errors
     ///
-    /// The same as [`command`](Self::command).
+    #[doc = include_str!("../doc/request_errors.md")]
+    #[doc = include_str!("../doc/command_errors.md")]
     pub async fn latency_events(&self, node: &ServerNode) -> Result<Vec<LatencyEvent>> {
         let reply = self.ask(node, &[b"LATENCY", b"LATEST"]).await?;
         let event = |event: &RawReply| {
@@ -206,7 +211,8 @@ impl Admin {
     ///
     /// # Errors
     ///
-    /// The same as [`command`](Self::command).
+    #[doc = include_str!("../doc/request_errors.md")]
+    #[doc = include_str!("../doc/command_errors.md")]
     pub async fn slow_log(&self, node: &ServerNode, most: u64) -> Result<Vec<SlowCommand>> {
         let reply = self.ask(node, &[b"SLOWLOG", b"GET", most.to_string().as_bytes()]).await?;
         Ok(reply.as_array().ok_or_else(odd)?.iter().filter_map(SlowCommand::read).collect())
@@ -216,7 +222,8 @@ impl Admin {
     ///
     /// # Errors
     ///
-    /// The same as [`command`](Self::command).
+    #[doc = include_str!("../doc/request_errors.md")]
+    #[doc = include_str!("../doc/command_errors.md")]
     pub async fn cluster_info(&self, node: &ServerNode) -> Result<Info> {
         let text = self.ask(node, &[b"CLUSTER", b"INFO"]).await?.text().ok_or_else(odd)?;
         Ok(Info::read(&text))
@@ -226,7 +233,8 @@ impl Admin {
     ///
     /// # Errors
     ///
-    /// The same as [`command`](Self::command).
+    #[doc = include_str!("../doc/request_errors.md")]
+    #[doc = include_str!("../doc/command_errors.md")]
     pub async fn role(&self, node: &ServerNode) -> Result<NodeRole> {
         let reply = self.ask(node, &[b"ROLE"]).await?;
         let parts = reply.as_array().ok_or_else(odd)?;
@@ -250,7 +258,8 @@ impl Admin {
     ///
     /// # Errors
     ///
-    /// The same as [`command`](Self::command).
+    #[doc = include_str!("../doc/request_errors.md")]
+    #[doc = include_str!("../doc/command_errors.md")]
     pub async fn ping_times(&self, node: &ServerNode, rounds: usize) -> Result<Vec<Duration>> {
         let mut times = Vec::with_capacity(rounds.min(10_000));
         for _ in 0..rounds {
@@ -268,7 +277,8 @@ impl Admin {
     ///
     /// # Errors
     ///
-    /// The same as [`command`](Self::command).
+    #[doc = include_str!("../doc/request_errors.md")]
+    #[doc = include_str!("../doc/command_errors.md")]
     pub async fn clock_difference(&self, node: &ServerNode) -> Result<(i64, Duration)> {
         if self.is_embedded() {
             return Ok((0, Duration::ZERO));
@@ -288,7 +298,8 @@ impl Admin {
     ///
     /// # Errors
     ///
-    /// The same as [`command`](Self::command).
+    #[doc = include_str!("../doc/request_errors.md")]
+    #[doc = include_str!("../doc/command_errors.md")]
     pub async fn tracking_info(&self, node: &ServerNode) -> Result<Option<RawReply>> {
         let command = [b"CLIENT".to_vec(), b"TRACKINGINFO".to_vec()];
         Box::pin(self.store_of(node)?.command_tracked(&node.address, &command, self.max_wait())).await

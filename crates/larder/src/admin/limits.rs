@@ -31,7 +31,9 @@ impl Admin {
     ///
     /// # Errors
     ///
-    /// The same as [`RateLimiter::acquire_n`](crate::limit::RateLimiter::acquire_n).
+    #[doc = include_str!("../doc/request_errors.md")]
+    /// - [`InvalidSetting`](crate::ErrorKind::InvalidSetting): the name, a quota or the number of permits is invalid.
+    ///   Correct the call.
     pub async fn acquire_limit(
         &self,
         limiter: &str,
@@ -47,7 +49,8 @@ impl Admin {
     ///
     /// # Errors
     ///
-    /// The same as [`check_limit`](Self::check_limit).
+    #[doc = include_str!("../doc/request_errors.md")]
+    /// - [`InvalidSetting`](crate::ErrorKind::InvalidSetting): the name or a quota is invalid. Correct the call.
     pub async fn peek_limit(
         &self,
         limiter: &str,
@@ -64,7 +67,8 @@ impl Admin {
     ///
     /// # Errors
     ///
-    /// The same as [`check_limit`](Self::check_limit).
+    #[doc = include_str!("../doc/request_errors.md")]
+    /// - [`InvalidSetting`](crate::ErrorKind::InvalidSetting): the name or a quota is invalid. Correct the call.
     pub async fn reset_limit(&self, limiter: &str, key: &str) -> Result<bool> {
         // A reset is the same for all quotas.
         self.rate_limiter(limiter, Quota::per_second(1))?.reset(StoredKey(key)).await

@@ -173,8 +173,8 @@ impl Admin {
     ///
     /// # Errors
     ///
-    /// The same as [`sample`](Self::sample); and [`InvalidSetting`](crate::ErrorKind::InvalidSetting) if the name is
-    /// not that of a cache.
+    #[doc = include_str!("../doc/request_errors.md")]
+    /// - [`InvalidSetting`](crate::ErrorKind::InvalidSetting): the name is not that of a cache.
     pub async fn count_cache(&self, cache: &str, keys: usize) -> Result<Estimate> {
         let name = CacheName::parse(cache)?;
         name.prefix(self.context())?;

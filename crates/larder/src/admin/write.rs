@@ -168,7 +168,10 @@ impl Admin {
     ///
     /// # Errors
     ///
-    /// The same as [`entry`](Self::entry).
+    #[doc = include_str!("../doc/request_errors.md")]
+    /// - [`InvalidSetting`](crate::ErrorKind::InvalidSetting): the name is not that of a cache, or a setting is
+    ///   invalid. Correct the call.
+    /// - [`KeyTooLong`](crate::ErrorKind::KeyTooLong): shorten the key, or raise `max_key_bytes`.
     pub async fn delete(&self, cache: &str, key: &str) -> Result<bool> {
         let name = names::entry(self.context(), &CacheName::parse(cache)?, key)?;
         let deleted = Box::pin(self.within(self.store()?.delete(&name))).await?;
@@ -181,7 +184,10 @@ impl Admin {
     ///
     /// # Errors
     ///
-    /// The same as [`entry`](Self::entry).
+    #[doc = include_str!("../doc/request_errors.md")]
+    /// - [`InvalidSetting`](crate::ErrorKind::InvalidSetting): the name is not that of a cache, or a setting is
+    ///   invalid. Correct the call.
+    /// - [`KeyTooLong`](crate::ErrorKind::KeyTooLong): shorten the key, or raise `max_key_bytes`.
     pub async fn expire(&self, cache: &str, key: &str) -> Result<bool> {
         let name = names::entry(self.context(), &CacheName::parse(cache)?, key)?;
         let store = self.store()?;
@@ -206,7 +212,10 @@ impl Admin {
     ///
     /// # Errors
     ///
-    /// The same as [`entry`](Self::entry).
+    #[doc = include_str!("../doc/request_errors.md")]
+    /// - [`InvalidSetting`](crate::ErrorKind::InvalidSetting): the name is not that of a cache, or a setting is
+    ///   invalid. Correct the call.
+    /// - [`KeyTooLong`](crate::ErrorKind::KeyTooLong): shorten the key, or raise `max_key_bytes`.
     pub async fn touch(&self, cache: &str, key: &str, ttl: Duration) -> Result<bool> {
         let parsed = CacheName::parse(cache)?;
         let name = names::entry(self.context(), &parsed, key)?;

@@ -50,6 +50,7 @@ impl LarderBuilder {
         };
         // Refuse settings that do not fit the target; then apply the others.
         match &mut target {
+            // A setting that would be ignored is an error: `memory:` has no login, and only Sentinel has its own.
             Target::Memory
                 if self.username.is_some()
                     || self.password.is_some()
@@ -70,6 +71,7 @@ impl LarderBuilder {
             {
                 Err(Error::invalid("user and password come from credentials: take them out of the URL"))
             }
+            // Files that are no PEM are found here, not at the first dial.
             Target::Server(_) if self.tls_roots.as_ref().is_some_and(|pem| !is_certificate(pem)) => {
                 Err(Error::invalid("tls_roots holds no certificate in PEM"))
             }

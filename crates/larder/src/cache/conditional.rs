@@ -58,11 +58,13 @@ where
     ///
     /// # Errors
     ///
-    /// Those of [`set`](Self::set), but nothing is queued; and
+    /// Nothing is queued.
     ///
+    #[doc = include_str!("../doc/request_errors.md")]
+    #[doc = include_str!("../doc/write_errors.md")]
     /// - [`InvalidSetting`](crate::ErrorKind::InvalidSetting): the cache is of `Format::Plain`.
-    /// - [`Busy`](crate::ErrorKind::Busy): an invalidation of the key is queued, or other writers changed the key
-    ///   each time. Retry.
+    /// - [`Busy`](crate::ErrorKind::Busy): an invalidation of the key is queued, or other writers changed the key each
+    ///   time. Retry.
     ///
     /// # Cancel safety
     ///
@@ -98,7 +100,11 @@ where
     ///
     /// # Errors
     ///
-    /// The same as [`set`](Self::set).
+    #[doc = include_str!("../doc/request_errors.md")]
+    #[doc = include_str!("../doc/write_errors.md")]
+    ///
+    /// If the server is away, the deletion of the key is queued, and the error's [`is_queued`](crate::Error::is_queued)
+    /// is true.
     ///
     /// # Cancel safety
     ///
@@ -191,7 +197,12 @@ impl<'a, V> Set<'a, V> {
     ///
     /// # Errors
     ///
-    /// The same as [`Cache::set_if_absent`].
+    /// Nothing is queued.
+    ///
+    #[doc = include_str!("../doc/request_errors.md")]
+    #[doc = include_str!("../doc/write_errors.md")]
+    /// - [`Busy`](crate::ErrorKind::Busy): an invalidation of the key is queued, or other writers changed the key each
+    ///   time. Retry.
     pub fn if_version(self, version: EntryVersion) -> SetIf<'a, V> {
         SetIf { set: self, condition: Condition::Version(version) }
     }

@@ -159,6 +159,7 @@ fn stored(classified: Judged) -> Stored {
 impl fmt::Display for Explanation {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}: ", self.name)?;
+        // What the store has under the name, and whether a read serves it.
         match &self.stored {
             Stored::Nothing => f.write_str("nothing is stored")?,
             Stored::Fresh => f.write_str("a fresh value")?,
@@ -177,12 +178,14 @@ impl fmt::Display for Explanation {
             }
             Stored::Unreadable(reason) => write!(f, "unreadable ({reason}): a miss")?,
         }
+        // How long it is kept, and who replaces it meanwhile.
         if let Some(left) = self.remaining {
             write!(f, ", kept for {left:?}")?;
         }
         if let Some(token) = self.refreshing {
             write!(f, ", being refreshed by the holder of token {token:016x}")?;
         }
+        // This process's copy, and why it is or is not served.
         match self.near {
             NearVerdict::Absent => f.write_str("; no near copy"),
             NearVerdict::Served => f.write_str("; a near copy is served"),

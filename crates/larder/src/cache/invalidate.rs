@@ -62,7 +62,11 @@ where
     ///
     /// # Errors
     ///
-    /// The same as [`delete`](Self::delete). What is queued is a deletion.
+    #[doc = include_str!("../doc/request_errors.md")]
+    /// - [`KeyTooLong`](crate::ErrorKind::KeyTooLong): shorten the key, or raise `max_key_bytes`.
+    ///
+    /// If the server is away, a deletion of the key is queued, and the error's [`is_queued`](crate::Error::is_queued)
+    /// is true.
     ///
     /// # Cancel safety
     ///

@@ -67,19 +67,9 @@ where
     ///
     /// # Errors
     ///
-    /// A [`LoadError`] around the loader's own error type:
+    #[doc = include_str!("../doc/load_errors.md")]
     ///
-    /// - `Loader`, `Panicked`, `Foreign`: the loader failed, or the loader of another caller that this call waited
-    ///   for.
-    /// - `Cycle`: the loader waits for its own result. Correct the loader.
-    /// - `Larder` with [`TimedOut`](crate::ErrorKind::TimedOut): the loader took longer than `timeout`,
-    ///   `hard_timeout` or `wait_timeout`. Retry later, or allow more time.
-    /// - `Larder` with [`InvalidSetting`](crate::ErrorKind::InvalidSetting) or
-    ///   [`KeyTooLong`](crate::ErrorKind::KeyTooLong): correct the call. [`Closed`](crate::ErrorKind::Closed): the
-    ///   `Larder` was closed.
-    ///
-    /// An outage of the server is not an error here. If `?` in the loader leaves the error type open, end the loader
-    /// with `Ok::<_, MyError>(value)`.
+    /// If `?` in the loader leaves the error type open, end the loader with `Ok::<_, MyError>(value)`.
     ///
     /// # Cancel safety
     ///
@@ -105,7 +95,7 @@ where
     ///
     /// # Errors
     ///
-    /// The same as [`get_or_load`](Self::get_or_load).
+    #[doc = include_str!("../doc/load_errors.md")]
     ///
     /// # Cancel safety
     ///
@@ -152,7 +142,7 @@ where
     ///
     /// # Errors
     ///
-    /// The same as [`get_or_load`](Self::get_or_load).
+    #[doc = include_str!("../doc/load_errors.md")]
     ///
     /// # Cancel safety
     ///
@@ -183,7 +173,7 @@ where
     ///
     /// # Errors
     ///
-    /// The same as [`get_or_load`](Self::get_or_load).
+    #[doc = include_str!("../doc/load_errors.md")]
     ///
     /// # Cancel safety
     ///

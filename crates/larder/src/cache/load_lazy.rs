@@ -71,7 +71,7 @@ where
     ///
     /// # Errors
     ///
-    /// The same as [`get_or_load`](Self::get_or_load).
+    #[doc = include_str!("../doc/load_errors.md")]
     ///
     /// # Cancel safety
     ///
@@ -102,7 +102,7 @@ where
     ///
     /// # Errors
     ///
-    /// The same as [`get_or_load`](Self::get_or_load).
+    #[doc = include_str!("../doc/load_errors.md")]
     ///
     /// # Cancel safety
     ///

@@ -87,7 +87,9 @@ where
     ///
     /// # Errors
     ///
-    /// The same as [`get_or_load`](Self::get_or_load). An error for one key fails the call.
+    /// An error for one key fails the call.
+    ///
+    #[doc = include_str!("../doc/load_errors.md")]
     ///
     /// # Cancel safety
     ///

@@ -103,7 +103,12 @@ where
     ///
     /// # Errors
     ///
-    /// The same as [`set`](Self::set). A value that cannot be encoded fails the call before anything is written.
+    /// An error for one value fails the call before anything is written.
+    ///
+    #[doc = include_str!("../doc/request_errors.md")]
+    #[doc = include_str!("../doc/write_errors.md")]
+    ///
+    /// If the server is away or does not answer in time, the deletion of the keys that were not stored is queued.
     ///
     /// # Cancel safety
     ///

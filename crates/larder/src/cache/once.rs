@@ -84,7 +84,18 @@ where
     ///
     /// # Errors
     ///
-    /// An [`OnceError`]: see its variants for what to do about each.
+    /// An [`OnceError`] around the work's own error type:
+    ///
+    /// - `Work`: the work failed. The next call runs it again.
+    /// - `Panicked`, `Interrupted`: a run began and did not end properly. Find out what it did, then call with
+    ///   [`retry_interrupted`](RunOnce::retry_interrupted).
+    /// - `Cycle`: the work waits for its own result. Correct the work.
+    /// - `Running`: another caller runs the work, and this call does not wait. Retry later.
+    /// - `Unreadable`: the stored result is damaged or of another type. The work may have been done.
+    /// - `Larder` with [`Refused`](crate::ErrorKind::Refused), [`TimedOut`](crate::ErrorKind::TimedOut) or another
+    ///   failure of the server: retry later. If the server was away when the call began, the work was not run. With
+    ///   [`Encode`](crate::ErrorKind::Encode): correct the result. With [`Closed`](crate::ErrorKind::Closed): the
+    ///   `Larder` was closed.
     ///
     /// # Cancel safety
     ///

@@ -63,7 +63,8 @@ where
     ///
     /// # Errors
     ///
-    /// The same as [`get`](Self::get).
+    #[doc = include_str!("../doc/request_errors.md")]
+    /// - [`KeyTooLong`](crate::ErrorKind::KeyTooLong): shorten the key, or raise `max_key_bytes`.
     ///
     /// # Cancel safety
     ///
@@ -116,15 +117,10 @@ where
     /// # Errors
     ///
     #[doc = include_str!("../doc/request_errors.md")]
-    /// - [`Encode`](crate::ErrorKind::Encode), [`ValueTooLarge`](crate::ErrorKind::ValueTooLarge): the value cannot
-    ///   be stored, and nothing was written. Correct the value or the limit.
-    /// - [`KeyTooLong`](crate::ErrorKind::KeyTooLong): shorten the key, or raise `max_key_bytes`.
-    /// - [`InvalidSetting`](crate::ErrorKind::InvalidSetting): neither the cache nor the call has a time to live, or
-    ///   a tag is invalid.
+    #[doc = include_str!("../doc/write_errors.md")]
     ///
-    /// If the server is away or does not answer in time, the key's deletion is queued, because the stored value may
-    /// be older than the one that could not be stored. The error's [`is_queued`](crate::Error::is_queued) is true
-    /// then.
+    /// If the server is away or does not answer in time, the key's deletion is queued, because the stored value may be
+    /// older than the one that could not be stored. The error's [`is_queued`](crate::Error::is_queued) is true then.
     ///
     /// # Cancel safety
     ///

@@ -79,7 +79,7 @@ impl ClientIp {
     ///
     /// # Errors
     ///
-    /// `InvalidSetting` for text that is neither.
+    /// [`InvalidSetting`](crate::ErrorKind::InvalidSetting): a text is neither. Correct it.
     pub fn trust(mut self, networks: impl IntoIterator<Item = impl AsRef<str>>) -> Result<Self> {
         for network in networks {
             self.trusted.push(IpNetwork::parse(network.as_ref())?);

@@ -113,7 +113,7 @@ impl HeaderKey {
     ///
     /// # Errors
     ///
-    /// `InvalidSetting` if it is not a valid field name.
+    /// [`InvalidSetting`](crate::ErrorKind::InvalidSetting): the name is not that of a header field. Correct it.
     pub fn new(name: impl TryInto<HeaderName>) -> Result<Self> {
         name.try_into().map(Self).map_err(|_| Error::invalid("HeaderKey needs the name of a header field"))
     }

@@ -140,7 +140,7 @@ pub(crate) async fn send<D: Delivery>(delivery: Weak<D>, queue: Arc<Invalidation
             sender.start(&delivery);
         }
         if sender.in_flight.is_empty() && queue.end_if_empty() {
-            // `end_if_empty` has told the queue, which may have another sender by now.
+            // `end_if_empty` has marked the queue as without a sender, so it may have another one by now.
             running.finished = true;
             return;
         }

@@ -9,7 +9,9 @@ impl LarderBuilder {
     ///
     /// # Errors
     ///
-    /// The same as [`Larder::connect`].
+    /// - [`InvalidUrl`](crate::ErrorKind::InvalidUrl), [`InvalidSetting`](crate::ErrorKind::InvalidSetting): correct
+    ///   the URL or the setting.
+    #[doc = include_str!("../doc/request_errors.md")]
     ///
     /// # Cancel safety
     ///

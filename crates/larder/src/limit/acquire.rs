@@ -36,7 +36,11 @@ impl RateLimiter {
     ///
     /// # Errors
     ///
-    /// As [`check`](Self::check). `response_timeout` limits each request, not the wait.
+    /// `response_timeout` limits each request, not the wait.
+    ///
+    #[doc = include_str!("../doc/limit_errors.md")]
+    ///
+    #[doc = include_str!("../doc/request_errors.md")]
     ///
     /// # Cancel safety
     ///
@@ -62,7 +66,13 @@ impl RateLimiter {
     ///
     /// # Errors
     ///
-    /// As [`check_n`](Self::check_n). `response_timeout` limits each request, not the wait.
+    /// `response_timeout` limits each request, not the wait.
+    ///
+    #[doc = include_str!("../doc/limit_errors.md")]
+    ///
+    #[doc = include_str!("../doc/request_errors.md")]
+    /// - [`InvalidSetting`](crate::ErrorKind::InvalidSetting): no permits, or more than the limit, which could never be
+    ///   allowed.
     ///
     /// # Cancel safety
     ///

@@ -100,8 +100,8 @@ impl RateLimiter {
     ///
     /// # Errors
     ///
-    /// [`InvalidSetting`](crate::ErrorKind::InvalidSetting) for a span below a millisecond or above 366 days, a
-    /// longest block that is shorter than the first, and a factor that is not 1 to 255.
+    /// [`InvalidSetting`](crate::ErrorKind::InvalidSetting): a span is below a millisecond or above 366 days, the
+    /// longest block is shorter than the first, or the factor is not 1 to 255. Correct the block.
     pub fn block_for(self, block: impl Into<Block>) -> Result<Self> {
         let penalty = block.into().penalty()?;
         Ok(self.with(|inner| inner.penalty = Some(penalty)))

@@ -18,7 +18,9 @@ impl RateLimiter {
     ///
     /// # Errors
     ///
-    /// As [`check`](Self::check).
+    #[doc = include_str!("../doc/limit_errors.md")]
+    ///
+    #[doc = include_str!("../doc/request_errors.md")]
     ///
     /// # Cancel safety
     ///
@@ -40,8 +42,7 @@ impl RateLimiter {
     ///
     /// # Errors
     ///
-    /// With an [`outage`](Self::outage) policy, the policy decides instead of an error while the store is down.
-    /// After an [indeterminate](crate::Error::is_indeterminate) error the permit may have been charged.
+    #[doc = include_str!("../doc/limit_errors.md")]
     ///
     #[doc = include_str!("../doc/request_errors.md")]
     ///
@@ -56,9 +57,11 @@ impl RateLimiter {
     ///
     /// # Errors
     ///
-    /// As [`check`](Self::check); [`InvalidSetting`](crate::ErrorKind::InvalidSetting) for a cost of zero, and for a
-    /// cost above the limit, which could never be allowed. The store decides the latter, because an
-    /// [override](Self::override_key) may allow more.
+    #[doc = include_str!("../doc/limit_errors.md")]
+    ///
+    #[doc = include_str!("../doc/request_errors.md")]
+    /// - [`InvalidSetting`](crate::ErrorKind::InvalidSetting): no permits, or more than the limit, which could never be
+    ///   allowed. The store decides the latter, because an [override](Self::override_key) may allow more.
     ///
     /// # Cancel safety
     ///
@@ -93,7 +96,10 @@ impl RateLimiter {
     ///
     /// # Errors
     ///
-    /// As [`check`](Self::check); [`InvalidSetting`](crate::ErrorKind::InvalidSetting) for zero.
+    #[doc = include_str!("../doc/limit_errors.md")]
+    ///
+    #[doc = include_str!("../doc/request_errors.md")]
+    /// - [`InvalidSetting`](crate::ErrorKind::InvalidSetting): no permits. Correct the call.
     ///
     /// # Cancel safety
     ///
@@ -122,7 +128,11 @@ impl RateLimiter {
     ///
     /// # Errors
     ///
-    /// As [`check`](Self::check), for the first key that fails. Other keys may have been charged.
+    /// The first key that fails fails the call; other keys may have been charged.
+    ///
+    #[doc = include_str!("../doc/limit_errors.md")]
+    ///
+    #[doc = include_str!("../doc/request_errors.md")]
     ///
     /// # Cancel safety
     ///

@@ -125,7 +125,7 @@ impl RateLimiter {
     ///
     /// # Errors
     ///
-    /// [`InvalidSetting`](crate::ErrorKind::InvalidSetting) for a share among no programs.
+    /// [`InvalidSetting`](crate::ErrorKind::InvalidSetting): a share among no programs. Correct the policy.
     pub fn outage(self, outage: OutagePolicy) -> Result<Self> {
         if outage == OutagePolicy::LocalShare(0) {
             return Err(Error::invalid("OutagePolicy::LocalShare needs at least 1 program, not 0"));
@@ -227,6 +227,7 @@ impl Plan {
                 quotas.len()
             )));
         }
+        // Quotas of one record are told apart by their windows, so each window occurs once.
         for (place, quota) in quotas.iter().enumerate() {
             if quotas.iter().skip(place + 1).any(|other| other.window() == quota.window()) {
                 return Err(Error::invalid(format!(
@@ -236,6 +237,7 @@ impl Plan {
             }
         }
         let terms: Vec<QuotaSpec> = quotas.iter().map(|quota| quota.term()).collect::<Result<_>>()?;
+        // The plan's number: what is known here of a key was decided under one plan, and ends with it.
         let mut hasher = DefaultHasher::new();
         quotas.hash(&mut hasher);
         Ok(Self {

@@ -54,8 +54,9 @@ impl RateLimiter {
     ///
     /// # Errors
     ///
-    /// As [`remaining`](Self::remaining); [`InvalidSetting`](crate::ErrorKind::InvalidSetting) for invalid quotas, and
-    /// for a duration below a millisecond or above 366 days.
+    #[doc = include_str!("../doc/request_errors.md")]
+    /// - [`InvalidSetting`](crate::ErrorKind::InvalidSetting): the quotas are invalid, or the duration is below a
+    ///   millisecond or above 366 days.
     ///
     /// # Cancel safety
     ///
@@ -83,7 +84,7 @@ impl RateLimiter {
     ///
     /// # Errors
     ///
-    /// As [`remaining`](Self::remaining).
+    #[doc = include_str!("../doc/request_errors.md")]
     ///
     /// # Cancel safety
     ///
@@ -113,7 +114,7 @@ impl RateLimiter {
     ///
     /// # Errors
     ///
-    /// As [`remaining`](Self::remaining).
+    #[doc = include_str!("../doc/request_errors.md")]
     ///
     /// # Cancel safety
     ///

@@ -83,7 +83,11 @@ impl RateLimiter {
     ///
     /// # Errors
     ///
-    /// As [`check_n`](Self::check_n).
+    #[doc = include_str!("../doc/limit_errors.md")]
+    ///
+    #[doc = include_str!("../doc/request_errors.md")]
+    /// - [`InvalidSetting`](crate::ErrorKind::InvalidSetting): no permits, or more than the limit, which could never be
+    ///   allowed.
     ///
     /// # Cancel safety
     ///
@@ -165,7 +169,9 @@ impl Reservation {
     ///
     /// # Errors
     ///
-    /// As [`settle`](Self::settle).
+    /// After an error the estimate stays charged.
+    ///
+    #[doc = include_str!("../doc/request_errors.md")]
     ///
     /// # Cancel safety
     ///
@@ -198,7 +204,9 @@ impl Reservation {
     ///
     /// # Errors
     ///
-    /// As [`settle`](Self::settle).
+    /// After an error the estimate stays charged.
+    ///
+    #[doc = include_str!("../doc/request_errors.md")]
     ///
     /// # Cancel safety
     ///

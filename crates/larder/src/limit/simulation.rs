@@ -85,6 +85,8 @@ impl Scene {
         let plan = self.plan.clone();
         match act {
             Act::Pass(share) => self.pass(self.window() * share / 1000),
+            // A process takes a batch. Its request and the answer take `delay` each; its deadline counts from before
+            // the request was sent.
             Act::Lease(who, delay) => {
                 let delay = self.window() * delay / 1000;
                 let sent = Clock::Manual(self.processes[who].clock.clone()).now();
@@ -102,6 +104,7 @@ impl Scene {
                 if charged.granted == 0 {
                     return;
                 }
+                // The process ends the batch early, by what its clock may be slow.
                 let span = Duration::from_micros(self.span);
                 let held = LocalBatch {
                     left: charged.granted,
@@ -113,10 +116,12 @@ impl Scene {
                     remaining: charged.remaining,
                     reset_at: sent,
                 };
+                // What was left of the batch before is given back.
                 if let Some(old) = self.processes[who].held.replace(held) {
                     self.store.refund("a", old.left, old.stamp, self.now);
                 }
             }
+            // A process admits a use by its own batch and clock. The use counts at the true time.
             Act::Spend(who) => {
                 let process = &mut self.processes[who];
                 let local = Clock::Manual(process.clock.clone()).now();
@@ -125,6 +130,7 @@ impl Scene {
                     self.admitted.push(self.now);
                 }
             }
+            // A plain decision of the store.
             Act::Check => {
                 let charge = Charge {
                     terms: &plan.terms,
@@ -138,6 +144,7 @@ impl Scene {
                     self.admitted.push(self.now);
                 }
             }
+            // A process gives its batch back, or dies with it: the permits of a dead process stay charged.
             Act::Return(who) => {
                 if let Some(old) = self.processes[who].held.take() {
                     self.store.refund("a", old.left, old.stamp, self.now);

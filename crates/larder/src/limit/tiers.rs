@@ -25,8 +25,8 @@ impl RateLimiter {
     ///
     /// # Errors
     ///
-    /// [`InvalidSetting`](crate::ErrorKind::InvalidSetting) for invalid quotas, alone or together with the limiter's
-    /// permit batch.
+    /// [`InvalidSetting`](crate::ErrorKind::InvalidSetting): the quotas are invalid, alone or together with the
+    /// limiter's permit batch. Correct them.
     pub fn set_quotas(&self, quotas: impl Into<Quotas>) -> Result<()> {
         let plan = Plan::new(quotas.into())?;
         if let Some((lease, span)) = self.inner.lease {
@@ -82,8 +82,8 @@ impl RateLimiter {
     ///
     /// # Errors
     ///
-    /// [`InvalidSetting`](crate::ErrorKind::InvalidSetting) for invalid quotas, alone or together with the limiter's
-    /// permit batch.
+    /// [`InvalidSetting`](crate::ErrorKind::InvalidSetting): the quotas are invalid, alone or together with the
+    /// limiter's permit batch. Correct them.
     pub fn with_quotas(&self, quotas: impl Into<Quotas>) -> Result<Self> {
         let plan = self.plan_of(quotas.into())?;
         if plan.id == self.plan_id() && self.inner.by_key.is_none() {

@@ -129,7 +129,7 @@ impl RateLimiter {
     ///
     /// # Errors
     ///
-    /// [`InvalidSetting`](crate::ErrorKind::InvalidSetting) for a group name of more than 128 bytes.
+    /// [`InvalidSetting`](crate::ErrorKind::InvalidSetting): the group's name is longer than 128 bytes. Shorten it.
     pub fn in_group(&self, group: impl CacheKey) -> Result<Self> {
         let prefix = self.inner.context.keyspace.limit_group(&self.inner.name, group)?;
         let local =

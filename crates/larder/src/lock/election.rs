@@ -99,7 +99,8 @@ impl Election {
     ///
     /// # Errors
     ///
-    /// As [`Lock::acquire`]; [`InvalidSetting`](crate::ErrorKind::InvalidSetting) for a value out of bounds.
+    #[doc = include_str!("../doc/request_errors.md")]
+    #[doc = include_str!("../doc/lock_errors.md")]
     ///
     /// # Cancel safety
     ///
@@ -114,7 +115,10 @@ impl Election {
     ///
     /// # Errors
     ///
-    /// As [`campaign`](Self::campaign), except for errors that a retry may cure: then it campaigns again.
+    /// An error that a retry may cure is not returned: the call campaigns again.
+    ///
+    #[doc = include_str!("../doc/request_errors.md")]
+    #[doc = include_str!("../doc/lock_errors.md")]
     ///
     /// # Cancel safety
     ///
@@ -259,7 +263,9 @@ impl Leadership {
     ///
     /// # Errors
     ///
-    /// As [`Guard::release`].
+    /// An error means that the release may be incomplete: it is retried in the background until the lease expires.
+    ///
+    #[doc = include_str!("../doc/request_errors.md")]
     ///
     /// # Cancel safety
     ///

@@ -171,9 +171,10 @@ impl GroupLocks {
     ///
     /// # Errors
     ///
-    /// - [`InvalidSetting`](ErrorKind::InvalidSetting): no name, more than 128, a name given twice, or a time to
-    ///   live out of bounds.
-    /// - Otherwise as [`Lock::acquire`](super::Lock::acquire).
+    #[doc = include_str!("../doc/request_errors.md")]
+    #[doc = include_str!("../doc/lock_errors.md")]
+    /// - [`InvalidSetting`](crate::ErrorKind::InvalidSetting): no name, more than 128, or a name given twice. Correct
+    ///   the call.
     ///
     /// # Cancel safety
     ///
@@ -186,9 +187,11 @@ impl GroupLocks {
     ///
     /// # Errors
     ///
-    /// [`LockHeld`](crate::ErrorKind::LockHeld) if others held one of them, or were queued before this call, all the
-    /// time. It names one that is held and its holder, which takes one more command for each lock, in one round trip.
-    /// Otherwise as [`acquire`](Self::acquire).
+    /// - [`LockHeld`](crate::ErrorKind::LockHeld): others held one of the locks, or were queued before this call, all
+    ///   the time. Naming a lock that is held and its holder takes one more command for each lock, in one round trip.
+    ///   Retry later or do without.
+    #[doc = include_str!("../doc/request_errors.md")]
+    #[doc = include_str!("../doc/lock_errors.md")]
     ///
     /// # Cancel safety
     ///
@@ -248,7 +251,10 @@ impl GroupLocks {
     ///
     /// # Errors
     ///
-    /// As [`acquire`](Self::acquire). A lock that is held is `None`, not an error.
+    /// A lock that is held is `None`, not an error.
+    ///
+    #[doc = include_str!("../doc/request_errors.md")]
+    #[doc = include_str!("../doc/lock_errors.md")]
     ///
     /// # Cancel safety
     ///
@@ -357,7 +363,9 @@ impl GroupGuard {
     ///
     /// # Errors
     ///
-    /// As [`Guard::release`].
+    /// An error means that the release may be incomplete: it is retried in the background until the lease expires.
+    ///
+    #[doc = include_str!("../doc/request_errors.md")]
     ///
     /// # Cancel safety
     ///

@@ -243,7 +243,7 @@ impl Guard {
     ///
     /// # Errors
     ///
-    /// [`LockLost`](ErrorKind::LockLost) if the lock has expired.
+    /// [`LockLost`](ErrorKind::LockLost): the lock has expired. Stop the work, then acquire it again.
     pub fn into_ticket(mut self) -> Result<LockTicket> {
         if !self.is_valid() {
             return Err(self.lost_error());

@@ -238,8 +238,13 @@ impl Job {
     ///
     /// # Errors
     ///
-    /// [`InvalidSetting`](crate::ErrorKind::InvalidSetting) for an empty slot or one of more than 200 bytes; otherwise
-    /// as [`run`](Self::run).
+    /// - [`InvalidSetting`](crate::ErrorKind::InvalidSetting): the slot is empty or longer than 200 bytes, or another
+    ///   setting is out of bounds.
+    #[doc = include_str!("../doc/request_errors.md")]
+    /// - [`LockLost`](crate::ErrorKind::LockLost): the run lost its lock. The body was stopped at its next await, or
+    ///   ended too late to be recorded.
+    /// - [`Quarantined`](crate::ErrorKind::Quarantined): a failover may have lost the lock of a run. Retry after the
+    ///   time that the error names.
     ///
     /// # Cancel safety
     ///

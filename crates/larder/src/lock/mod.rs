@@ -202,17 +202,10 @@ impl Lock {
     ///
     /// # Errors
     ///
-    /// A queued call rides out an outage that is shorter than `response_timeout`; a new call gets the error at
-    /// once.
+    /// A queued call rides out an outage that is shorter than `response_timeout`; a new call gets the error at once.
     ///
     #[doc = include_str!("../doc/request_errors.md")]
-    /// - [`InvalidSetting`](ErrorKind::InvalidSetting): the time to live is out of bounds. Correct it.
-    /// - [`LockLost`](ErrorKind::LockLost): the grant had expired when it arrived. Retry, with a longer time to
-    ///   live if it happens often.
-    /// - [`Quarantined`](ErrorKind::Quarantined): a failover may have lost locks. Retry after the time that the
-    ///   error names.
-    /// - [`NotReplicated`](ErrorKind::NotReplicated): too few replicas acknowledged the lock, and it was released.
-    ///   Retry.
+    #[doc = include_str!("../doc/lock_errors.md")]
     ///
     /// # Cancel safety
     ///
@@ -228,10 +221,11 @@ impl Lock {
     ///
     /// # Errors
     ///
-    /// - [`LockHeld`](ErrorKind::LockHeld): other callers held the lock all the time. Retry later or do without. If
-    ///   the server went silent before `max_wait` ended and a request failed, the error is that of the request
+    /// - [`LockHeld`](crate::ErrorKind::LockHeld): other callers held the lock all the time. Retry later or do without.
+    ///   If the server went silent before `max_wait` ended and a request failed, the error is that of the request
     ///   instead.
-    /// - Otherwise as [`acquire`](Self::acquire).
+    #[doc = include_str!("../doc/request_errors.md")]
+    #[doc = include_str!("../doc/lock_errors.md")]
     ///
     /// # Cancel safety
     ///
@@ -257,7 +251,10 @@ impl Lock {
     ///
     /// # Errors
     ///
-    /// As [`acquire`](Self::acquire). A lock that is held is `None`, not an error.
+    /// A lock that is held is `None`, not an error.
+    ///
+    #[doc = include_str!("../doc/request_errors.md")]
+    #[doc = include_str!("../doc/lock_errors.md")]
     ///
     /// # Cancel safety
     ///

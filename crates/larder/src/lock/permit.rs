@@ -82,7 +82,9 @@ impl SemaphorePermit {
     ///
     /// # Errors
     ///
-    /// As [`Guard::release`](super::Guard::release).
+    /// An error means that the release may be incomplete: it is retried in the background until the lease expires.
+    ///
+    #[doc = include_str!("../doc/request_errors.md")]
     ///
     /// # Cancel safety
     ///

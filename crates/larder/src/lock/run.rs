@@ -32,11 +32,15 @@ impl Lock {
     ///
     /// # Errors
     ///
-    /// - Those of [`acquire`](Self::acquire): the body has not started.
-    /// - [`LockLost`](crate::ErrorKind::LockLost): the lock was lost and the body was stopped.
+    /// The errors in the first list mean that the body has not started. The body's own result is returned unchanged,
+    /// even if it is an error or the release fails afterwards. A failed release is retried in the background.
     ///
-    /// The body's own result is returned unchanged, even if it is an error or the release fails afterwards. A
-    /// failed release is retried in the background.
+    #[doc = include_str!("../doc/request_errors.md")]
+    #[doc = include_str!("../doc/lock_errors.md")]
+    ///
+    /// While the body runs:
+    ///
+    /// - [`LockLost`](crate::ErrorKind::LockLost): the lock was lost and the body was stopped.
     ///
     /// # Cancel safety
     ///
@@ -52,7 +56,11 @@ impl Lock {
     ///
     /// # Errors
     ///
-    /// [`LockHeld`](crate::ErrorKind::LockHeld) if others held the lock all the time; otherwise as [`run`](Self::run).
+    /// - [`LockHeld`](crate::ErrorKind::LockHeld): others held the lock all the time, and the body has not started.
+    #[doc = include_str!("../doc/request_errors.md")]
+    #[doc = include_str!("../doc/lock_errors.md")]
+    ///
+    /// [`LockLost`](crate::ErrorKind::LockLost) can also mean that the lock was lost and the body was stopped.
     ///
     /// # Cancel safety
     ///
@@ -68,7 +76,12 @@ impl Lock {
     ///
     /// # Errors
     ///
-    /// As [`run`](Self::run).
+    /// A lock that is held is `None`, not an error.
+    ///
+    #[doc = include_str!("../doc/request_errors.md")]
+    #[doc = include_str!("../doc/lock_errors.md")]
+    ///
+    /// [`LockLost`](crate::ErrorKind::LockLost) can also mean that the lock was lost and the body was stopped.
     ///
     /// # Cancel safety
     ///

@@ -78,7 +78,8 @@ impl RwLock {
     ///
     /// # Errors
     ///
-    /// As [`Lock::acquire`](super::Lock::acquire).
+    #[doc = include_str!("../doc/request_errors.md")]
+    #[doc = include_str!("../doc/lock_errors.md")]
     ///
     /// # Cancel safety
     ///
@@ -91,8 +92,10 @@ impl RwLock {
     ///
     /// # Errors
     ///
-    /// [`LockHeld`](crate::ErrorKind::LockHeld) if writers held it or were queued before this call all the time;
-    /// otherwise as [`read`](Self::read).
+    /// - [`LockHeld`](crate::ErrorKind::LockHeld): writers held the lock, or were queued before this call, all the
+    ///   time. Retry later or do without.
+    #[doc = include_str!("../doc/request_errors.md")]
+    #[doc = include_str!("../doc/lock_errors.md")]
     ///
     /// # Cancel safety
     ///
@@ -112,7 +115,10 @@ impl RwLock {
     ///
     /// # Errors
     ///
-    /// As [`read`](Self::read). A lock that is held is `None`, not an error.
+    /// A lock that is held is `None`, not an error.
+    ///
+    #[doc = include_str!("../doc/request_errors.md")]
+    #[doc = include_str!("../doc/lock_errors.md")]
     ///
     /// # Cancel safety
     ///
@@ -129,7 +135,8 @@ impl RwLock {
     ///
     /// # Errors
     ///
-    /// As [`read`](Self::read).
+    #[doc = include_str!("../doc/request_errors.md")]
+    #[doc = include_str!("../doc/lock_errors.md")]
     ///
     /// # Cancel safety
     ///
@@ -142,8 +149,10 @@ impl RwLock {
     ///
     /// # Errors
     ///
-    /// [`LockHeld`](crate::ErrorKind::LockHeld) if others held it or were queued before this call all the time;
-    /// otherwise as [`read`](Self::read).
+    /// - [`LockHeld`](crate::ErrorKind::LockHeld): others held the lock, or were queued before this call, all the time.
+    ///   Retry later or do without.
+    #[doc = include_str!("../doc/request_errors.md")]
+    #[doc = include_str!("../doc/lock_errors.md")]
     ///
     /// # Cancel safety
     ///
@@ -164,7 +173,10 @@ impl RwLock {
     ///
     /// # Errors
     ///
-    /// As [`read`](Self::read). A lock that is held is `None`, not an error.
+    /// A lock that is held is `None`, not an error.
+    ///
+    #[doc = include_str!("../doc/request_errors.md")]
+    #[doc = include_str!("../doc/lock_errors.md")]
     ///
     /// # Cancel safety
     ///
@@ -228,7 +240,10 @@ macro_rules! guard {
             ///
             /// # Errors
             ///
-            /// As [`Guard::release`](super::Guard::release).
+            /// An error means that the release may be incomplete: it is retried in the background until the lease
+            /// expires.
+            ///
+            #[doc = include_str!("../doc/request_errors.md")]
             ///
             /// # Cancel safety
             ///

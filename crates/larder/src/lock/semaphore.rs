@@ -154,13 +154,7 @@ impl Semaphore {
     /// A queued call rides out an outage of up to `response_timeout`; a new call gets the error.
     ///
     #[doc = include_str!("../doc/request_errors.md")]
-    /// - [`QueueFull`](ErrorKind::QueueFull): [`max_waiting`](Self::max_waiting) callers already wait. Shed the
-    ///   work.
-    /// - [`InvalidSetting`](ErrorKind::InvalidSetting): no permits, a time to live out of bounds, or a shorter
-    ///   `max_hold`.
-    /// - [`LockLost`](ErrorKind::LockLost): the grant had expired when it arrived. Retry.
-    /// - [`Quarantined`](ErrorKind::Quarantined): a failover may have lost permits. Retry after the time that the
-    ///   error names.
+    #[doc = include_str!("../doc/semaphore_errors.md")]
     ///
     /// # Cancel safety
     ///
@@ -173,8 +167,9 @@ impl Semaphore {
     ///
     /// # Errors
     ///
-    /// [`LockHeld`](crate::ErrorKind::LockHeld) if no permit was free in time; otherwise as
-    /// [`acquire`](Self::acquire).
+    /// - [`LockHeld`](crate::ErrorKind::LockHeld): no permit was free in time. Retry later or do without.
+    #[doc = include_str!("../doc/request_errors.md")]
+    #[doc = include_str!("../doc/semaphore_errors.md")]
     ///
     /// # Cancel safety
     ///
@@ -190,9 +185,10 @@ impl Semaphore {
     ///
     /// # Errors
     ///
-    /// [`InvalidSetting`](crate::ErrorKind::InvalidSetting) for more permits than the stored number, also when the
-    /// number is lowered while this call waits, and for 0 or more than 65,535; otherwise as
-    /// [`acquire`](Self::acquire).
+    /// The number may also be lowered while this call waits: then it fails with `InvalidSetting`.
+    ///
+    #[doc = include_str!("../doc/request_errors.md")]
+    #[doc = include_str!("../doc/semaphore_errors.md")]
     ///
     /// # Cancel safety
     ///
@@ -208,8 +204,9 @@ impl Semaphore {
     ///
     /// # Errors
     ///
-    /// [`LockHeld`](crate::ErrorKind::LockHeld) if too few permits were free in time; otherwise as
-    /// [`acquire_many`](Self::acquire_many).
+    /// - [`LockHeld`](crate::ErrorKind::LockHeld): too few permits were free in time. Retry later or do without.
+    #[doc = include_str!("../doc/request_errors.md")]
+    #[doc = include_str!("../doc/semaphore_errors.md")]
     ///
     /// # Cancel safety
     ///
@@ -228,7 +225,10 @@ impl Semaphore {
     ///
     /// # Errors
     ///
-    /// As [`acquire`](Self::acquire). Too few free permits are `None`, not an error.
+    /// Too few free permits are `None`, not an error.
+    ///
+    #[doc = include_str!("../doc/request_errors.md")]
+    #[doc = include_str!("../doc/semaphore_errors.md")]
     ///
     /// # Cancel safety
     ///
@@ -243,7 +243,10 @@ impl Semaphore {
     ///
     /// # Errors
     ///
-    /// As [`acquire_many`](Self::acquire_many). Too few free permits are `None`, not an error.
+    /// Too few free permits are `None`, not an error.
+    ///
+    #[doc = include_str!("../doc/request_errors.md")]
+    #[doc = include_str!("../doc/semaphore_errors.md")]
     ///
     /// # Cancel safety
     ///

@@ -94,8 +94,11 @@ impl SeveralLocks {
     ///
     /// # Errors
     ///
-    /// An error releases the locks that were acquired. [`InvalidSetting`](crate::ErrorKind::InvalidSetting) for no
-    /// name or for a name that is given twice; otherwise as [`Lock::acquire`].
+    /// An error releases the locks that were acquired.
+    ///
+    #[doc = include_str!("../doc/request_errors.md")]
+    #[doc = include_str!("../doc/lock_errors.md")]
+    /// - [`InvalidSetting`](crate::ErrorKind::InvalidSetting): no name, or a name given twice. Correct the call.
     ///
     /// # Cancel safety
     ///
@@ -108,7 +111,11 @@ impl SeveralLocks {
     ///
     /// # Errors
     ///
-    /// [`LockHeld`](crate::ErrorKind::LockHeld) if others held one of them; otherwise as [`acquire`](Self::acquire).
+    /// An error releases the locks that were acquired.
+    ///
+    /// - [`LockHeld`](crate::ErrorKind::LockHeld): others held one of the locks. Retry later or do without.
+    #[doc = include_str!("../doc/request_errors.md")]
+    #[doc = include_str!("../doc/lock_errors.md")]
     ///
     /// # Cancel safety
     ///
@@ -123,7 +130,10 @@ impl SeveralLocks {
     ///
     /// # Errors
     ///
-    /// As [`acquire`](Self::acquire). A lock that is held is `None`, not an error.
+    /// A lock that is held is `None`, not an error.
+    ///
+    #[doc = include_str!("../doc/request_errors.md")]
+    #[doc = include_str!("../doc/lock_errors.md")]
     ///
     /// # Cancel safety
     ///
@@ -235,7 +245,9 @@ impl LocksGuard {
     ///
     /// # Errors
     ///
-    /// As [`Guard::release`]. Every lock is then released, or retried in the background.
+    /// Every lock is released, or its release is retried in the background until it expires.
+    ///
+    #[doc = include_str!("../doc/request_errors.md")]
     ///
     /// # Cancel safety
     ///

@@ -151,6 +151,7 @@ mod tests {
         }
         fill(&posts, "shop/post:1");
 
+        // A change drops the copy of that name and notifies its waiters, and nothing else.
         let mut watch = invalidations.watch("shop/user:1");
         let mut other = invalidations.watch("shop/user:2");
         invalidations.changed("other/user:1");
@@ -165,12 +166,14 @@ mod tests {
         invalidations.changed("shop/user:");
         assert_eq!(["user:1", "user:2", "user@2:1", "user:"].map(left), [false, true, false, false]);
 
+        // A changed version invalidates its cache; a lost connection invalidates everything.
         invalidations.changed("~clear.1:{shop/user}");
         assert_eq!((left("user:2"), posts.get(&key("post:1"))), (false, Some(1)));
         invalidations.all_changed();
         other.changed(Duration::MAX).await;
         assert_eq!(posts.get(&key("post:1")), None);
 
+        // Waiters that left are forgotten, and names of other programs are ignored.
         drop((watch, other));
         assert!(invalidations.watches.lock().is_empty());
         invalidations.changed("no colon");

@@ -190,6 +190,7 @@ async fn try_take(store: &(impl Store + OnceStore), history: u64, step: &Step) -
         ns.iter().map(|n| Name::from(f(n).as_str())).collect::<Vec<_>>()
     };
     Ok(match step {
+        // Reads. A tracked read and a plain one see the same bytes.
         Step::Get(n) => Answer::Bytes(store.get(&name(n)).await?),
         Step::GetMany(ns) => {
             let names = all(ns, &name);
@@ -201,6 +202,7 @@ async fn try_take(store: &(impl Store + OnceStore), history: u64, step: &Step) -
         }
         Step::GetTracked(n) => Answer::Bytes(store.get_tracked(&name(n)).await?.bytes),
         Step::Peek(n) => Answer::Bytes(Some(store.peek(&name(n)).await?)),
+        // Writes, with and without a condition.
         Step::Set(n, v, expiry) => {
             store.set(&name(n), value(*v), *expiry).await?;
             Answer::Nothing
@@ -221,10 +223,12 @@ async fn try_take(store: &(impl Store + OnceStore), history: u64, step: &Step) -
             let in_place_of = in_place_of.map(value);
             Answer::Begun(store.set_if_absent(&name(n), value(*v), *expiry, in_place_of).await?)
         }
+        // Work that runs once. The real store's times vary, so answers are compared without them.
         Step::BeginOnce(n, token, in_place_of, takes_over) => {
             let run = run(*token, MINUTE, *takes_over);
             Answer::Once(timeless(store.begin_once(&name(n), run, in_place_of.map(value)).await?))
         }
+        // A run whose pulse lasts a millisecond: repeated until the store reports it as interrupted.
         Step::Interrupt(n, token) => {
             let run = run(*token, Duration::from_millis(1), false);
             let limit = Instant::now() + Duration::from_secs(10);
@@ -248,6 +252,7 @@ async fn try_take(store: &(impl Store + OnceStore), history: u64, step: &Step) -
             store.abandon_once(&name(n), u64::from(*token) + 1).await?;
             Answer::Nothing
         }
+        // Deletions and times to live.
         Step::Delete(n) => Answer::Flag(store.delete(&name(n)).await?),
         Step::DeleteMany(ns) => {
             Answer::Flags(store.delete_many(&all(ns, &name)).await.into_iter().collect::<Result<_, _>>()?)
@@ -263,6 +268,7 @@ async fn try_take(store: &(impl Store + OnceStore), history: u64, step: &Step) -
                 left.into_iter().map(|left| left.map(|left| rough(Expiry::After(left)))).collect(),
             )
         }
+        // An entry of a millisecond: read until it is gone, so that both stores have expired it.
         Step::Lapse(n) => {
             store.set(&name(n), value(0), Expiry::After(Duration::from_millis(1))).await?;
             let limit = Instant::now() + Duration::from_secs(10);
@@ -271,6 +277,7 @@ async fn try_take(store: &(impl Store + OnceStore), history: u64, step: &Step) -
             }
             Answer::Nothing
         }
+        // Fills and refreshes, by their claims.
         Step::BeginFill(n, token, unreadable) => {
             let (name, unreadable) = (name(n), unreadable.map(value));
             Answer::Begun(store.begin_fill(&name, placeholder(*token), MINUTE, unreadable).await?)
@@ -305,6 +312,7 @@ async fn try_take(store: &(impl Store + OnceStore), history: u64, step: &Step) -
         Step::Restamp(n, old, v, expiry) => {
             Answer::Flag(store.restamp(&name(n), u64::from(*old) + 1, value(*v), *expiry).await?)
         }
+        // Versions of tags.
         Step::Version(n, candidate) => {
             let kept = store.version(&tag(n), u64::from(*candidate) + 1, MINUTE).await?;
             Answer::Version(kept.version, rough(Expiry::After(kept.left)))

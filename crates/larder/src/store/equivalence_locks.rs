@@ -107,6 +107,7 @@ fn steps() -> impl Strategy<Value = Step> {
     };
     let wait = || prop::option::weighted(0.8, prop_oneof![1 => 0..3u64, 3 => Just(u64::MAX)]);
     prop_oneof![
+        // Locks.
         4 => (0..LOCKS, 0..4u8, any::<bool>()).prop_map(|(l, t, q)| Step::Acquire(l, t, q)),
         4 => one().prop_map(|(l, t)| Step::Confirm(l, t)),
         1 => (0..LOCKS + 2, 0..4u8).prop_map(|(l, t)| Step::Listen(l, t)),
@@ -119,6 +120,7 @@ fn steps() -> impl Strategy<Value = Step> {
         1 => (0..LOCKS, prop::bool::weighted(0.8)).prop_map(|(l, c)| Step::BreakIf(l, c)),
         2 => (0..LOCKS).prop_map(Step::End),
         1 => (0..LOCKS, 0..4u8, any::<bool>()).prop_map(|(l, t, q)| Step::Late(l, t, q)),
+        // Semaphores.
         8 => (0..4u8, 1..4u64, wait()).prop_map(|(t, n, w)| Step::TakePermit(t, n, w)),
         1 => (0..4u8, 1..4u64, wait()).prop_map(|(t, n, w)| Step::LatePermit(t, n, w)),
         5 => (0..4u8).prop_map(Step::ConfirmPermit),
@@ -129,6 +131,7 @@ fn steps() -> impl Strategy<Value = Step> {
         1 => Just(Step::InUse),
         2 => Just(Step::EndPermits),
         1 => prop::option::of(1..4u64).prop_map(Step::LoseNumber),
+        // Lock groups.
         8 => (0..4u8, 1..8u8, prop::bool::weighted(0.8)).prop_map(|(t, n, q)| Step::TakeGroup(t, n, q)),
         1 => (0..4u8, 1..8u8, any::<bool>()).prop_map(|(t, n, q)| Step::LateGroup(t, n, q)),
         5 => (0..4u8).prop_map(Step::ConfirmGroup),

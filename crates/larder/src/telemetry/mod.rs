@@ -124,6 +124,7 @@ pub(crate) fn describe() {
     #[cfg(feature = "metrics")]
     {
         use metrics::{Unit, describe_counter as counter};
+        // Reads, by their result.
         counter!("larder_cache_hits_total", Unit::Count, "Keys asked for and found in the store");
         counter!("larder_cache_near_hits_total", Unit::Count, "Keys asked for and found in the near tier");
         counter!(
@@ -132,6 +133,7 @@ pub(crate) fn describe() {
             "Stale values returned because a load failed or was slow"
         );
         counter!("larder_cache_misses_total", Unit::Count, "Keys asked for and not found");
+        // Loads, and values that were loaded and not stored.
         counter!("larder_cache_loads_total", Unit::Count, "Loaders that ran to their end");
         counter!("larder_cache_load_failures_total", Unit::Count, "Loaders that failed or panicked");
         counter!(
@@ -145,8 +147,10 @@ pub(crate) fn describe() {
             Unit::Count,
             "Stored bytes that were not a value of the cache"
         );
+        // Bytes to and from the store.
         counter!("larder_cache_read_bytes_total", Unit::Bytes, "Stored values read, envelopes included");
         counter!("larder_cache_written_bytes_total", Unit::Bytes, "Values stored, envelopes included");
+        // All calls, limiters and connections.
         counter!("larder_errors_total", Unit::Count, "Calls that ended in an error");
         counter!("larder_limiter_decisions_total", Unit::Count, "Decisions of a rate limiter");
         counter!(

@@ -50,6 +50,7 @@ async fn lanes(url: &str, draws: &Draws) -> Outcome<Vec<Lane>> {
         rustis.get(id).await?.ok_or("a stored item is gone")?;
         tiers.set(id, &Item::new(id)).await?;
     }
+    // Lanes on copies of decoded values, then those that keep bytes, with and without decoding.
     let mut lanes = vec![
         bare.lane("bare `quick_cache`", draws, 1).times(LOOKUPS),
         ours.get_lane("larder, `get` of an `Arc`", draws, 1).times(LOOKUPS / 2),

@@ -25,7 +25,7 @@ const ENDS: &[EndOfSupport] = &[
     ("Valkey", 8, 1, (2028, 3, 31)),
 ];
 
-/// How a version stands on a day, counted from 1970.
+/// Whether a version is supported on a day, counted from 1970.
 #[derive(Debug, PartialEq, Eq)]
 enum Support {
     /// Older than larder works with.

@@ -80,7 +80,7 @@ pub(crate) struct RedisStore {
     ordered: Box<OrderedScripts>,
     #[cfg(feature = "admin")]
     tls: Option<Arc<Tls>>,
-    /// Boxed, because it is large and seldom used.
+    /// Boxed, because it is large and rarely used.
     replicas: Box<Replicas>,
 }
 

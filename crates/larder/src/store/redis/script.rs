@@ -1,10 +1,10 @@
 //! The scripts that run on the server, each as one atomic step. A script is sent by its hash, and by its source if
 //! the server has forgotten it.
 //!
-//! An operation is a whole file in `lua/`. The line `-- include lock/queue.lua: now_of, hand_over` stands for the
-//! functions of another file, and lists those that the operation uses. It stands after the steps that need none of
-//! them, because the server makes the functions again for each call. `-- include limit/charge.lua: the whole operation`
-//! stands for an operation, or for the rest of one.
+//! An operation is a whole file in `lua/`. The line `-- include lock/queue.lua: now_of, hand_over` is replaced by the
+//! functions of another file, and lists those that the operation uses. It follows the steps that need none of them,
+//! because the server makes the functions again for each call. `-- include limit/charge.lua: the whole operation` is
+//! replaced by an operation, or by the rest of one.
 
 use std::slice;
 use std::sync::LazyLock;

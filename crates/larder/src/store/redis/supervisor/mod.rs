@@ -205,6 +205,7 @@ impl Supervisor {
         // heartbeats, so that it never delays one.
         let looks = self.kind == LinkKind::First && self.destination.moves() && about.identity.is_replica();
         let (mut look, mut look_pause) = (Instant::now() + FIRST_LOOK, FIRST_LOOK);
+        // At most one lookup and one authentication are under way; both run beside the heartbeats too.
         let mut looking = OptionFuture::default();
         let mut renewing = OptionFuture::default();
         let mut renew_after = Instant::now();
@@ -213,6 +214,7 @@ impl Supervisor {
         heartbeat.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let (mut missed, mut beats) = (0, 0);
         loop {
+            // Wait for the next heartbeat, or for an event that needs none.
             tokio::select! {
                 () = live.broken.notified() => return end_of(live),
                 _ = moves.wait_for(|generation| *generation != live.generation), if !of_cluster => {

@@ -1,5 +1,15 @@
--- Decides what charge.lua has not: the whole rule, for records and requests of every kind. KEYS, ARGV and reply are
--- those of charge.lua.
+-- Decides what charge.lua has not: the whole rule, for records and requests of every kind. It follows charge.lua in
+-- one script, and uses its locals.
+-- KEYS: 1 the record, see limit.lua
+-- ARGV: 1 the request, all numbers big-endian: the cost (4), the number of terms (1), for each term its unit (6) and
+--   its limit (4), and in decimal digits how many milliseconds the record is to live. 2 the options, left out to
+--   charge all or nothing now: what to take (1), the delay in microseconds (7), max_wait in microseconds (7), the
+--   least that HALF and TURNS take (4); then, or alone, the penalty of a refusal: the microseconds of a block (7), its
+--   factor (1), the longest block in microseconds (7)
+-- Reply: the permits granted (4), the term that decided, from 0 (1), what is left of that term (4), microseconds until
+--   all permits are back (7). Then for a refusal the microseconds to wait (7); for a grant the time that was charged
+--   (7), the record's creation time (7) and, if a turn was booked, the microseconds until that turn (7). If an override
+--   decided, the program's label of the deciding term follows (15)
 -- include limit/limit.lua: BUCKETS, MOST, over, over_lives, blocked, level, quiet, before_record, latest,
 --   created_at, now, terms_from, terms_at, entry, stamp, entries_until, resize, events_of, ends, put, cut,
 --   tracks_for, written

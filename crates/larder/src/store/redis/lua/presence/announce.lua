@@ -2,6 +2,7 @@
 -- list whose records have expired.
 -- KEYS: 1 the list, then a name for each id
 -- ARGV: 1 the id under which the process is listed, 2 the record, 3 milliseconds to keep it
+-- Reply: 1
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 redis.call('ZADD', KEYS[1], now + ARGV[3], ARGV[1])
