@@ -231,8 +231,8 @@ fn machine() -> Duration {
 mod tests {
     use super::*;
 
-    /// docs/guarantees.md promises that a wall clock that is wrong by ten minutes changes nothing, and names these reads.
-    /// A new one needs a test with a wrong clock, and a place in that list.
+    /// docs/guarantees.md promises that a wall clock that is wrong by ten minutes changes nothing, and names these
+    /// reads. A new one needs a test with a wrong clock, and a place in that list.
     #[test]
     fn the_wall_clock_is_read_only_where_the_page_says() {
         let mut found = Vec::new();

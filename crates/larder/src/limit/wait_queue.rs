@@ -23,9 +23,8 @@ use tokio::sync::{Notify, oneshot, watch};
 use super::Plan;
 use super::RateLimiter;
 use super::decision::{DecidedBy, Decision};
-use super::request::drift;
 use super::turn::BookedTurn;
-use crate::clock::Tick;
+use crate::clock::{Tick, drift};
 use crate::context::Context;
 use crate::error::{Error, Result};
 use crate::name::Name;
@@ -197,8 +196,8 @@ impl QueueState {
         Some((plan, batch))
     }
 
-    /// Takes the callers that cannot wait until `end` and are to be asked for now. Returns those that have the same cost
-    /// and the same quotas together.
+    /// Takes the callers that cannot wait until `end` and are to be asked for now. Returns those that have the same
+    /// cost and the same quotas together.
     fn impatient(&mut self, name: &Name, end: Tick, now: Tick) -> Vec<(Arc<Plan>, Vec<QueuedCaller>)> {
         let mut groups: Vec<(Arc<Plan>, Vec<QueuedCaller>)> = Vec::new();
         let (asking, waiting) =
