@@ -33,8 +33,8 @@ impl Theme {
         self.colour(Color::Cyan).add_modifier(Modifier::BOLD)
     }
 
-    /// Dim text in the terminal's own colour. The dark grey of many palettes cannot be read on their background,
-    /// and the meaning of the keys is written so.
+    /// Dim text in the terminal's own colour. The dark grey of many palettes cannot be read on their background, and
+    /// the meaning of the keys is written so.
     fn faint(self) -> Style {
         if self.0 { Style::new().add_modifier(Modifier::DIM) } else { Style::new() }
     }
