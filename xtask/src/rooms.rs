@@ -128,8 +128,11 @@ fn tests_begin(sources: &BTreeMap<String, String>, file: &str) -> usize {
         let declaration = format!("mod {module};");
         let parents = [format!("{parent}/mod.rs"), format!("{parent}.rs")];
         for text in parents.iter().filter_map(|path| sources.get(path)) {
-            let lines: Vec<&str> = text.lines().collect();
-            if lines.windows(2).any(|pair| matches!(pair, [before, own] if for_tests(before) && *own == declaration)) {
+            if text
+                .lines()
+                .zip(text.lines().skip(1))
+                .any(|(line, next)| for_tests(line) && next == declaration)
+            {
                 return 0;
             }
         }
