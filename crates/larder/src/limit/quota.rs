@@ -120,9 +120,9 @@ impl Quota {
         self.window
     }
 
-    /// Encodes what a store keeps beside a term of an override: limit (4 bytes); the [coarse](coarse) shortest window of
-    /// all its quotas, or 0 if that is this one's, times 2^45, and the window in microseconds (7); and counting method
-    /// (4).
+    /// Encodes what a store keeps beside a term of an override: limit (4 bytes); the shortest window of all its quotas
+    /// in [`coarse`] form (0 if that is this one's) times 2^45, plus the window in microseconds (7); and counting
+    /// method (4).
     pub(super) fn label(self, shortest: Duration) -> Label {
         let method = match self.method {
             Method::BySize => 0,
@@ -203,8 +203,8 @@ fn micros(span: Duration) -> u64 {
     u64::try_from(span.as_nanos().div_ceil(1000)).unwrap_or(u64::MAX)
 }
 
-/// Writes a number of microseconds, from a millisecond on, as its first six bits and their place: 32 times the number of
-/// bits below them, plus the last five of the six. The bits below are left out.
+/// Writes a number of microseconds, from a millisecond on, as its first six bits and their place: 32 times the number
+/// of bits below them, plus the last five of the six. The bits below are left out.
 fn coarse(micros: u64) -> u64 {
     let below = u64::from(micros.max(32).ilog2() - 5);
     32 * below + (micros >> below) % 32

@@ -92,8 +92,8 @@ impl BookedTurn {
         known.map_or(by_answer, |time| time.after(late).min(by_answer))
     }
 
-    /// Returns the longest delay after which the turn may be used. If an override booked the turn, the shortest window of
-    /// its quotas counts, too: as the label of any of them has it.
+    /// Returns the longest delay after which the turn may be used. If an override booked the turn, the shortest window
+    /// of its quotas counts, too: as the label of any of them has it.
     fn tolerance(&self) -> Duration {
         let own = self.plan.shortest;
         let shortest = self.charged.label.map_or(own, |label| Quota::shortest_of(label).min(own));

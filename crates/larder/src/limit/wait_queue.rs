@@ -197,8 +197,8 @@ impl QueueState {
         Some((plan, batch))
     }
 
-    /// Takes the callers that cannot wait until `end` and are to be asked for now. Returns those that have the same cost
-    /// and the same quotas together.
+    /// Takes the callers that cannot wait until `end` and are to be asked for now. Returns those that have the same
+    /// cost and the same quotas together.
     fn impatient(&mut self, name: &Name, end: Tick, now: Tick) -> Vec<(Arc<Plan>, Vec<QueuedCaller>)> {
         let mut groups: Vec<(Arc<Plan>, Vec<QueuedCaller>)> = Vec::new();
         let (asking, waiting) =
