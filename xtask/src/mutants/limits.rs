@@ -646,6 +646,13 @@ pub(super) const MUTANTS: &[Mutant] = &[
         )],
     ),
     mutant(
+        "a quota beside a log forgets what has left the log's window, on the server",
+        &[rebuilt(LIMIT_LUA, "      tracks[place] = {}\n", "      tracks[place] = source\n")],
+        &[unit(
+            "store::equivalence_limits::oracle::conversion::a_longer_quota_beside_a_log_refuses_for_as_long_as_it_counts_what_the_log_does_not",
+        )],
+    ),
+    mutant(
         "a failed reset forgets the batch",
         &[switched(KEY_CHANGE, "self.may_have_happened = error.is_indeterminate()", "self.batch = None")],
         &[leases("a_batch_is_kept_when_a_reset_or_an_override_certainly_did_not_happen")],

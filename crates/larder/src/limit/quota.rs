@@ -120,8 +120,8 @@ impl Quota {
         self.window
     }
 
-    /// Encodes what a store keeps beside a term of an override: limit (4 bytes); the [coarse](coarse) shortest window
-    /// of all its quotas, or 0 if that is this one's, times 2^45, and the window in microseconds (7); and counting
+    /// Encodes what a store keeps beside a term of an override: limit (4 bytes); the shortest window of all its quotas
+    /// in [`coarse`] form (0 if that is this one's) times 2^45, plus the window in microseconds (7); and counting
     /// method (4).
     pub(super) fn label(self, shortest: Duration) -> Label {
         let method = match self.method {

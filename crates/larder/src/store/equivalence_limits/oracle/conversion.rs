@@ -216,3 +216,32 @@ fn what_is_left_is_exact_while_a_limit_crosses_65_535() {
         })
         .unwrap_or_else(|failure| panic!("{failure}"));
 }
+
+/// What has left the window of a log is still in its record until the next charge, and a quota with a longer window
+/// counts it. So the refusal lasts until it has left that window, too.
+#[test]
+fn a_longer_quota_beside_a_log_refuses_for_as_long_as_it_counts_what_the_log_does_not() {
+    let stores = Stores::default();
+    let log = QuotaSpec { rule: Rule::Log, limit: 30, width: 60_000_000 };
+    let hour = QuotaSpec { rule: Rule::Buckets, limit: 25, width: 60_000_000 };
+    for terms in [[log, hour], [hour, log]] {
+        let mut both = stores.history();
+        charge(&mut both, &[log], 25);
+        both.clock += 90_000_000;
+        let ask = Charge {
+            terms: &terms,
+            take: ChargeMode::All,
+            cost: 1,
+            charge_at: 0,
+            max_wait: 0,
+            penalty: None,
+        };
+        let (expected, refused) = both.charge(ask);
+        assert_eq!(expected, refused, "{terms:?}");
+        both.clock += refused.wait - 1;
+        let (expected, found) = both.charge(ask);
+        assert_eq!((expected, found.granted, found.wait), (found, 0, 1), "{terms:?}");
+        both.clock += 1;
+        charge(&mut both, &terms, 1);
+    }
+}

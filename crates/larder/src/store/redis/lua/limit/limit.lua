@@ -288,7 +288,11 @@ local function tracks_for(terms)
     if term.kind <= 1 then
       tracks[place] = buckets_from(term, events)
     elseif source and counts_by(source, term) then
-      tracks[place] = source
+      -- A copy: what this term no longer counts is dropped from it, and another term may count by the source.
+      tracks[place] = {}
+      for part, value in pairs(source) do
+        tracks[place][part] = value
+      end
     elseif term.kind == 4 then
       tracks[place] = log_from(term, events)
     else
