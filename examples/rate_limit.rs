@@ -77,7 +77,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     println!("  {} left", tokens.remaining((run, "ann")).await?);
 
     println!("Very hot keys, in batches of 50:");
-    let hot = larder.rate_limiter("hot", Quota::per_minute(1_000_000))?.leased(50)?;
+    let hot = larder.rate_limiter("hot", Quota::per_minute(1_000_000))?.batched(50)?;
     let started = Instant::now();
     for _ in 0..10_000 {
         hot.allow((run, "front page")).await?;

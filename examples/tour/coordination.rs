@@ -91,7 +91,7 @@ pub(crate) async fn who_may_work(larder: &Larder) -> Outcome {
     result(format!("The watcher saw {before}, and then: {after}"));
     leadership.resign().await?;
 
-    step("Two readers hold a read-write lock, and a writer comes.");
+    step("Two readers hold a read-write lock, and a writer queues.");
     let catalogue = larder.rw_lock(&run);
     let (one, two) = (catalogue.read().await?, catalogue.read().await?);
     let kept_out = catalogue.try_write().await?.is_none();

@@ -40,7 +40,7 @@
 //!    → It runs 1 time.
 //! A process stands for election; another watches.
 //!    → The watcher saw no leader, and then: process A leads
-//! Two readers hold a read-write lock, and a writer comes.
+//! Two readers hold a read-write lock, and a writer queues.
 //!    → The writer may not enter: yes. When both have left it may: yes
 //! One caller holds the locks of an invoice and a parcel, another wants parcel and stock.
 //!    → The other gets neither: yes

@@ -78,7 +78,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_item_takes_about_a_kibibyte_and_comes_back() -> serde_json::Result<()> {
+    fn an_item_takes_about_a_kibibyte_and_is_read_back() -> serde_json::Result<()> {
         for item in Item::all() {
             let json = serde_json::to_vec(&item)?;
             assert!((1000..=1050).contains(&json.len()), "{}", json.len());

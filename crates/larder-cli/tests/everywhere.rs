@@ -30,9 +30,9 @@ impl Shop {
     fn run(&self, arguments: &[&str]) -> Ran {
         // A cluster may be slow, or replace a master, while other tests load the machine. The time to live of
         // `lock run` bounds what a request of it may take.
-        let patience = if arguments.starts_with(&["lock", "run"]) { "2s" } else { "15s" };
+        let timeout = if arguments.starts_with(&["lock", "run"]) { "2s" } else { "15s" };
         let mut command = self.command();
-        command.env("LARDER_TIMEOUT", patience);
+        command.env("LARDER_TIMEOUT", timeout);
         run(command, arguments)
     }
 

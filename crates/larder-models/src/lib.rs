@@ -8,10 +8,10 @@
 //! Not modelled: time (what may expire may expire at any moment), the bytes on the wire, the code itself.
 //! Each model's documentation names what else it leaves out.
 
+pub mod batch;
 mod explore;
 pub mod flight;
 pub mod job;
-pub mod lease;
 pub mod load;
 pub mod lock;
 pub mod permits;
@@ -24,5 +24,5 @@ pub mod turns;
 pub mod versions;
 
 pub use explore::{breaks, holds};
-pub use store::{By, Check, Checks, Entry, Fence, Nonce, Row, Store};
+pub use store::{By, Check, Checks, Claim, Entry, Nonce, Row, Store};
 pub use token::Token;

@@ -50,11 +50,11 @@ pub enum Entry {
 
 /// What a load holds, and what its commit depends on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Fence {
+pub enum Claim {
     /// A cold fill's placeholder.
     Placeholder(Token),
     /// A refresh's claim, and the nonce of the value to replace.
-    Lease {
+    Refresh {
         /// The refresh's own token.
         token: Token,
         /// The nonce of the value that was there when it began.
@@ -62,11 +62,11 @@ pub enum Fence {
     },
 }
 
-impl Fence {
+impl Claim {
     /// The random string that its loader made.
     pub fn token(self) -> Token {
         match self {
-            Fence::Placeholder(token) | Fence::Lease { token, .. } => token,
+            Claim::Placeholder(token) | Claim::Refresh { token, .. } => token,
         }
     }
 }
@@ -79,7 +79,7 @@ pub struct Checks {
     /// `commit_refresh` compares the value's nonce.
     pub nonce: Check,
     /// `commit_refresh` compares the claim.
-    pub lease: Check,
+    pub refresh: Check,
 }
 
 /// Whether a script compares before it writes.
@@ -99,7 +99,7 @@ impl Check {
 
 /// Which process refreshes a value, and which value.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct Lease {
+pub struct RefreshClaim {
     /// The refresh's own.
     pub token: Token,
     /// The nonce of the value to replace.
@@ -112,53 +112,53 @@ pub struct Store {
     /// Stored under the key itself.
     pub entry: Entry,
     /// Stored beside it.
-    pub lease: Option<Lease>,
+    pub refresh: Option<RefreshClaim>,
 }
 
 impl Store {
     /// `begin_fill`: stores a placeholder if the entry is empty. Otherwise returns what is there.
-    pub fn begin_fill(&mut self, token: Token) -> Result<Fence, Entry> {
+    pub fn begin_fill(&mut self, token: Token) -> Result<Claim, Entry> {
         if self.entry != Entry::Empty {
             return Err(self.entry);
         }
         self.entry = Entry::Placeholder(token);
-        Ok(Fence::Placeholder(token))
+        Ok(Claim::Placeholder(token))
     }
 
     /// `begin_refresh`: claims the refresh if there is no other claim for this value. The script's first look
     /// at the entry only saves a load that could not be stored; the protocol is safe without it, because the
     /// commit compares.
-    pub fn begin_refresh(&mut self, token: Token, nonce: Nonce) -> Option<Fence> {
-        if self.lease.is_some_and(|lease| lease.nonce == nonce) {
+    pub fn begin_refresh(&mut self, token: Token, nonce: Nonce) -> Option<Claim> {
+        if self.refresh.is_some_and(|refresh| refresh.nonce == nonce) {
             return None;
         }
-        self.lease = Some(Lease { token, nonce });
-        Some(Fence::Lease { token, nonce })
+        self.refresh = Some(RefreshClaim { token, nonce });
+        Some(Claim::Refresh { token, nonce })
     }
 
     /// Takes the claim from any holder.
-    pub fn take_over_lease(&mut self, token: Token, nonce: Nonce) -> Fence {
-        self.lease = Some(Lease { token, nonce });
-        Fence::Lease { token, nonce }
+    pub fn take_over_refresh(&mut self, token: Token, nonce: Nonce) -> Claim {
+        self.refresh = Some(RefreshClaim { token, nonce });
+        Claim::Refresh { token, nonce }
     }
 
     /// Replaces whatever the entry holds, which invalidates a fill under way.
-    pub fn take_over_entry(&mut self, token: Token) -> Fence {
+    pub fn take_over_entry(&mut self, token: Token) -> Claim {
         self.entry = Entry::Placeholder(token);
-        Fence::Placeholder(token)
+        Claim::Placeholder(token)
     }
 
     /// `commit_fill` and `commit_refresh`: returns whether the value was stored. The load's own claim ends in
     /// any case.
-    pub fn commit(&mut self, fence: Fence, row: Row, fresh: Token, checks: Checks) -> bool {
-        let (holds, by) = match fence {
-            Fence::Placeholder(token) => {
+    pub fn commit(&mut self, claim: Claim, row: Row, fresh: Token, checks: Checks) -> bool {
+        let (holds, by) = match claim {
+            Claim::Placeholder(token) => {
                 (checks.placeholder.passes(self.entry == Entry::Placeholder(token)), By::Fill)
             }
-            Fence::Lease { token, nonce } => {
-                let own = self.end_lease(token, nonce);
-                let stands = matches!(self.entry, Entry::Value { nonce: there, .. } if there == nonce);
-                (checks.nonce.passes(stands) && checks.lease.passes(own), By::Refresh)
+            Claim::Refresh { token, nonce } => {
+                let own = self.end_refresh(token, nonce);
+                let in_force = matches!(self.entry, Entry::Value { nonce: there, .. } if there == nonce);
+                (checks.nonce.passes(in_force) && checks.refresh.passes(own), By::Refresh)
             }
         };
         if holds {
@@ -172,18 +172,18 @@ impl Store {
         if self.entry == Entry::Placeholder(token) {
             self.entry = Entry::Empty;
         }
-        if self.lease.is_some_and(|lease| lease.token == token) {
-            self.lease = None;
+        if self.refresh.is_some_and(|refresh| refresh.token == token) {
+            self.refresh = None;
         }
     }
 
     /// `commit_refresh` of a loader whose origin no longer has the value: deletes the value, with the checks
     /// of any other commit. Deletes a placeholder as well.
-    pub fn commit_gone(&mut self, fence: Fence) {
-        let holds = match fence {
-            Fence::Placeholder(token) => self.entry == Entry::Placeholder(token),
-            Fence::Lease { token, nonce } => {
-                self.end_lease(token, nonce)
+    pub fn commit_gone(&mut self, claim: Claim) {
+        let holds = match claim {
+            Claim::Placeholder(token) => self.entry == Entry::Placeholder(token),
+            Claim::Refresh { token, nonce } => {
+                self.end_refresh(token, nonce)
                     && matches!(self.entry, Entry::Value { nonce: there, .. } if there == nonce)
             }
         };
@@ -193,10 +193,10 @@ impl Store {
     }
 
     /// Returns whether the claim was there.
-    fn end_lease(&mut self, token: Token, nonce: Nonce) -> bool {
-        let own = self.lease == Some(Lease { token, nonce });
+    fn end_refresh(&mut self, token: Token, nonce: Nonce) -> bool {
+        let own = self.refresh == Some(RefreshClaim { token, nonce });
         if own {
-            self.lease = None;
+            self.refresh = None;
         }
         own
     }
@@ -207,11 +207,11 @@ impl Store {
     }
 
     /// Returns whether a commit with this fence would store now.
-    pub fn honours(&self, fence: Fence) -> bool {
-        match fence {
-            Fence::Placeholder(token) => self.entry == Entry::Placeholder(token),
-            Fence::Lease { token, nonce } => {
-                self.lease == Some(Lease { token, nonce })
+    pub fn honours(&self, claim: Claim) -> bool {
+        match claim {
+            Claim::Placeholder(token) => self.entry == Entry::Placeholder(token),
+            Claim::Refresh { token, nonce } => {
+                self.refresh == Some(RefreshClaim { token, nonce })
                     && matches!(self.entry, Entry::Value { nonce: there, .. } if there == nonce)
             }
         }

@@ -72,13 +72,13 @@ fn a_failed_run_that_completes_its_period_is_caught() {
 
 #[test]
 fn an_end_that_is_sent_again_and_not_recognised_is_caught() {
-    mistaken(job::HEARD, Mistake::EndNotRecognised);
+    mistaken(job::LOSS_NOTICED, Mistake::EndNotRecognised);
 }
 
 #[test]
 fn an_end_that_is_recognised_only_while_it_is_the_last_is_caught() {
     let model = Job { under_way: 1, mistake: Some(Mistake::OneEndRecognised), ..TWO };
-    breaks("OneEndRecognised", job::HEARD, model);
+    breaks("OneEndRecognised", job::LOSS_NOTICED, model);
 }
 
 #[test]

@@ -1,27 +1,27 @@
 //! Locks: their line, their claims, their deadlines.
 
-use larder_models::lock::{self, Line, Mistake};
+use larder_models::lock::{self, LockQueue, Mistake};
 use larder_models::{breaks, holds};
 
-fn mistaken(mistake: Mistake) -> Line {
-    Line { processes: 2, attempts: 2, mistake: Some(mistake) }
+fn mistaken(mistake: Mistake) -> LockQueue {
+    LockQueue { processes: 2, attempts: 2, mistake: Some(mistake) }
 }
 
 #[test]
 fn two_processes_that_pause_die_and_lose_answers_never_both_hold_a_lock() {
-    holds("locks of two processes", Line { processes: 2, attempts: 1, mistake: None });
+    holds("locks of two processes", LockQueue { processes: 2, attempts: 1, mistake: None });
 }
 
 #[test]
 #[ignore = "minutes: cargo test --release -p larder-models --test lock -- --ignored"]
 fn nor_when_each_tries_twice() {
-    holds("locks of two processes that try twice", Line { processes: 2, attempts: 2, mistake: None });
+    holds("locks of two processes that try twice", LockQueue { processes: 2, attempts: 2, mistake: None });
 }
 
 #[test]
 #[ignore = "minutes: cargo test --release -p larder-models --test lock -- --ignored"]
 fn nor_do_three() {
-    holds("locks of three processes", Line { processes: 3, attempts: 1, mistake: None });
+    holds("locks of three processes", LockQueue { processes: 3, attempts: 1, mistake: None });
 }
 
 #[test]

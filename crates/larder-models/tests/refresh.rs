@@ -1,7 +1,7 @@
 //! The refresh of a standing value, beside fills, writers and other programs.
 
 use larder_models::load::{
-    self, BareRefresh, ForcedBegin, ForcedOverFill, ForcedVoid, Load, Rules, SoftExpire,
+    self, BareRefresh, ForcedBegin, ForcedInvalidated, ForcedOverFill, Load, Rules, SoftExpire,
 };
 use larder_models::{Check, breaks, holds};
 
@@ -38,7 +38,7 @@ fn known_absences_keep_the_promises() {
 }
 
 #[test]
-fn left_alone_everybody_comes_to_an_end() {
+fn every_process_ends_if_it_is_left_alone() {
     let rules = Rules { check_draining: true, ..rules() };
     holds("draining", Load { rules });
 }
@@ -59,16 +59,16 @@ fn a_refresh_that_does_not_compare_the_nonce_is_caught() {
 }
 
 #[test]
-fn a_refresh_that_does_not_compare_the_lease_is_caught() {
+fn a_refresh_that_does_not_compare_the_claim_is_caught() {
     let mut rules = mistaken();
-    rules.checks.lease = Check::LeftOut;
-    breaks("refresh without lease", load::OUTRUN, Load { rules });
+    rules.checks.refresh = Check::LeftOut;
+    breaks("refresh without claim", load::OUTRUN, Load { rules });
 }
 
 #[test]
-fn a_forced_refresh_that_looks_before_it_takes_the_lease_is_caught() {
-    let rules = Rules { forced_begin: ForcedBegin::LookThenLease, ..mistaken() };
-    breaks("look, then lease", load::OUTRUN, Load { rules });
+fn a_forced_refresh_that_reads_before_it_takes_the_claim_is_caught() {
+    let rules = Rules { forced_begin: ForcedBegin::ReadThenClaim, ..mistaken() };
+    breaks("look, then claim", load::OUTRUN, Load { rules });
 }
 
 #[test]
@@ -78,9 +78,9 @@ fn a_forced_refresh_beside_a_fill_is_caught() {
 }
 
 #[test]
-fn a_voided_forced_refresh_that_leaves_the_old_value_is_caught() {
-    let rules = Rules { forced_void: ForcedVoid::LeavesIt, ..mistaken() };
-    breaks("forced refresh whose lease ran out", load::REFRESHED, Load { rules });
+fn an_invalidated_forced_refresh_that_leaves_the_old_value_is_caught() {
+    let rules = Rules { forced_invalidated: ForcedInvalidated::LeavesIt, ..mistaken() };
+    breaks("forced refresh whose claim ran out", load::REFRESHED, Load { rules });
 }
 
 #[test]

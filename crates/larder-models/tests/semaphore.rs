@@ -81,7 +81,7 @@ fn a_claim_for_as_long_as_a_lease_is_caught() {
 }
 
 #[test]
-fn a_waiter_that_does_not_come_and_is_granted_again_is_caught() {
+fn a_waiter_that_does_not_confirm_and_is_granted_again_is_caught() {
     mistaken(permits::ONE_CLAIM, Mistake::LapsedIsLive, ONE);
 }
 

@@ -1,6 +1,6 @@
 //! Tags, with versions at the server and in memory.
 
-use larder_models::tags::{self, Absent, Guard, Order, Pushes, SecondLook, Tags, Versions};
+use larder_models::tags::{self, Absent, Guard, Order, Pushes, SecondRead, Tags, Versions};
 use larder_models::versions::{self, Memory, OnReturn};
 use larder_models::{breaks, holds};
 
@@ -23,14 +23,14 @@ fn tags_hold_with_versions_in_memory() {
 }
 
 #[test]
-fn the_epoch_may_be_looked_up_in_memory_where_pushes_and_replies_come_in_order() {
-    let tags = Tags { pushes: Pushes::InOrder, second: SecondLook::InMemory, rows: 1, ..Tags::sound() };
+fn the_epoch_may_be_looked_up_in_memory_where_pushes_and_replies_arrive_in_order() {
+    let tags = Tags { pushes: Pushes::InOrder, second: SecondRead::InMemory, rows: 1, ..Tags::sound() };
     holds("epoch in memory, in order", tags);
 }
 
 #[test]
-fn an_epoch_in_memory_is_caught_where_pushes_come_in_any_order() {
-    let tags = Tags { second: SecondLook::InMemory, processes: 1, ..Tags::sound() };
+fn an_epoch_in_memory_is_caught_where_pushes_arrive_in_any_order() {
+    let tags = Tags { second: SecondRead::InMemory, processes: 1, ..Tags::sound() };
     breaks("epoch in memory, any order", tags::STALE, tags);
 }
 

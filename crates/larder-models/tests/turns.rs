@@ -34,6 +34,6 @@ fn turns_ahead_that_are_not_counted_are_caught() {
 }
 
 #[test]
-fn a_turn_that_is_used_before_it_has_come_is_caught() {
+fn a_turn_that_is_used_before_its_time_is_caught() {
     mistaken(Mistake::UsedEarly);
 }

@@ -242,7 +242,7 @@ mod tests {
     use crate::Product;
 
     #[test]
-    fn the_users_settings_come_last_and_empty_values_are_quoted() {
+    fn the_users_settings_are_last_and_empty_values_are_quoted() {
         let version = Version { product: Product::Redis, major: 6, minor: 0, patch: 16 };
         let builder = ServerBuilder::default().password("a\"b").arg("save", "60 1");
         let config = builder.config(&Address::Unix, version);

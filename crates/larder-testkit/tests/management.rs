@@ -34,7 +34,7 @@ const LIMIT: Duration = Duration::from_secs(60);
 // ---- start, stop, status --------------------------------------------------------------------------------------------
 
 #[test]
-fn start_and_stop_may_be_repeated_and_status_tells_which_it_is() {
+fn start_and_stop_may_be_repeated_and_status_says_which_it_is() {
     let rig = Rig::new();
     rig.run(&["status"]).exits(3).says("stopped (cache, local)").says(rig.data());
     rig.run(&["cli", "PING"]).exits(3).complains("not running");
@@ -154,7 +154,7 @@ fn another_port_or_size_than_the_running_servers_is_pointed_out() {
 }
 
 #[test]
-fn the_coordination_server_stands_beside_the_cache_and_never_evicts() {
+fn the_coordination_server_runs_beside_the_cache_and_never_evicts() {
     let rig = Rig::started();
     rig.run(&["start", "--coordination"]).exits(0).says(&rig.coordination_port.to_string());
     rig.run(&["--coordination", "status"]).exits(0).says("noeviction").says("running (coordination, local)");

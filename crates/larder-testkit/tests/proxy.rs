@@ -65,7 +65,7 @@ async fn in_front_of(server: &Server) -> Proxy {
 
 async fn stand(proxy: &Proxy, count: usize) {
     let standing = tokio::time::timeout(LIMIT, proxy.until_connections(count)).await;
-    assert!(standing.is_ok(), "{} connections stand, not {count}", proxy.connections());
+    assert!(standing.is_ok(), "{} connections are open, not {count}", proxy.connections());
 }
 
 #[tokio::test]
@@ -161,7 +161,7 @@ async fn nothing_passes_once_a_cut_has_returned() {
 }
 
 #[tokio::test]
-async fn dropped_connections_are_those_that_stand() {
+async fn drop_connections_closes_the_open_ones_and_no_later_one() {
     let server = server();
     let proxy = in_front_of(&server).await;
     let mut old = Client::connect(&proxy);

@@ -28,8 +28,8 @@ pub(crate) trait AnyCache: Any + Send + Sync {
 pub(crate) struct NearState {
     /// Nanoseconds of the monotonic clock.
     pub(crate) until: u64,
-    pub(crate) seen: ReadStamp,
-    pub(crate) clear_seen: ReadStamp,
+    pub(crate) stamp: ReadStamp,
+    pub(crate) clear_stamp: ReadStamp,
     pub(crate) tags: Vec<TagVersion>,
 }
 

@@ -57,7 +57,7 @@ type ProviderFuture = Pin<Box<dyn Future<Output = Result<Credentials, ProviderEr
 pub(crate) struct CredentialSource {
     provider: Box<dyn Fn() -> ProviderFuture + Send + Sync>,
     clock: Clock,
-    kept: Mutex<Option<CurrentCredentials>>,
+    current: Mutex<Option<CurrentCredentials>>,
     /// The number of the last answer. It also increases when the provider has answered on demand.
     latest: AtomicU64,
 }
@@ -92,7 +92,7 @@ impl CredentialSource {
         Self {
             provider: Box::new(move || Box::pin(provider())),
             clock,
-            kept: Mutex::default(),
+            current: Mutex::default(),
             latest: AtomicU64::new(0),
         }
     }
@@ -101,21 +101,21 @@ impl CredentialSource {
     /// time limit that is not near, or arrived while this call waited.
     pub(crate) async fn current(&self) -> Result<CurrentCredentials> {
         let called = self.clock.now();
-        let mut slot = self.kept.lock().await;
-        if let Some(kept) = &*slot {
+        let mut slot = self.current.lock().await;
+        if let Some(current) = &*slot {
             let now = self.clock.now();
-            let fresh = kept.renew_at().is_some_and(|at| now < at);
-            if fresh || kept.answered >= called {
-                return Ok(kept.clone());
+            let fresh = current.renew_at().is_some_and(|at| now < at);
+            if fresh || current.answered >= called {
+                return Ok(current.clone());
             }
         }
         match self.ask().await {
-            Ok(kept) => Ok(slot.insert(kept).clone()),
+            Ok(current) => Ok(slot.insert(current).clone()),
             // If the provider fails for a moment, the last answer is used as long as it is valid.
-            Err(error) => match slot.as_ref().filter(|kept| !kept.has_expired(self.clock.now())) {
-                Some(kept) if kept.credentials.valid_for.is_some() => {
+            Err(error) => match slot.as_ref().filter(|current| !current.has_expired(self.clock.now())) {
+                Some(current) if current.credentials.valid_for.is_some() => {
                     tracing::warn!(target: crate::telemetry::target::CONNECTION, %error, "the credentials provider failed: using its last credentials");
-                    Ok(kept.clone())
+                    Ok(current.clone())
                 }
                 _ => Err(error),
             },
@@ -124,23 +124,23 @@ impl CredentialSource {
 
     /// Asks the provider now. The links use the answer from their next heartbeat on.
     pub(crate) async fn renew(&self) -> Result<()> {
-        let mut slot = self.kept.lock().await;
+        let mut slot = self.current.lock().await;
         *slot = Some(self.ask().await?);
         Ok(())
     }
 
     /// Drops an answer that a server refused, so that the next dial asks again.
     pub(crate) async fn refused(&self, number: u64) {
-        let mut slot = self.kept.lock().await;
-        if slot.as_ref().is_some_and(|kept| kept.number == number) {
+        let mut slot = self.current.lock().await;
+        if slot.as_ref().is_some_and(|current| current.number == number) {
             *slot = None;
         }
     }
 
     /// Whether a connection that was authenticated with `kept` must authenticate again.
-    pub(crate) fn is_due(&self, kept: &CurrentCredentials) -> bool {
-        self.latest.load(Ordering::Acquire) != kept.number
-            || kept.renew_at().is_some_and(|at| self.clock.now() >= at)
+    pub(crate) fn is_due(&self, current: &CurrentCredentials) -> bool {
+        self.latest.load(Ordering::Acquire) != current.number
+            || current.renew_at().is_some_and(|at| self.clock.now() >= at)
     }
 
     async fn ask(&self) -> Result<CurrentCredentials> {

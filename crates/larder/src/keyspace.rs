@@ -93,7 +93,7 @@ impl Keyspace {
 
     /// Returns the name of the claim of an entry's refresh. The entry's full name is the hash tag, so both share a
     /// slot.
-    pub(crate) fn lease(entry: &str) -> Name {
+    pub(crate) fn refresh_claim(entry: &str) -> Name {
         let mut whole = Name::new();
         for part in ["~lease.2:{", entry, "}"] {
             whole.push_str(part);
@@ -127,7 +127,7 @@ impl Keyspace {
 
     /// Returns the name of the highest fence that has written an entry.
     pub(crate) fn fence(entry: &str) -> Name {
-        let mut whole = Self::lease(entry);
+        let mut whole = Self::refresh_claim(entry);
         whole.push_str(":fence");
         whole
     }

@@ -210,7 +210,7 @@ async fn what_is_cleared_between_the_read_of_a_value_and_of_its_version_is_not_k
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_clear_is_seen_by_its_own_larder_though_no_push_tells_of_it() {
+async fn a_clear_is_seen_by_its_own_larder_though_no_push_reports_it() {
     let scene = Scene::new().await;
     let users: Cache<User> = scene.slow.cache("own").ttl(HOUR).build().unwrap();
     users.set("a", &user("old")).await.unwrap();
@@ -223,7 +223,7 @@ async fn a_clear_is_seen_by_its_own_larder_though_no_push_tells_of_it() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_invalidated_tag_is_seen_by_its_own_larder_though_no_push_tells_of_it() {
+async fn an_invalidated_tag_is_seen_by_its_own_larder_though_no_push_reports_it() {
     let scene = Scene::new().await;
     let users: Cache<User> = scene.slow.cache("own").ttl(HOUR).build().unwrap();
     users.set("a", &user("old")).tag(TAG).await.unwrap();

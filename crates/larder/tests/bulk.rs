@@ -16,7 +16,7 @@ use support::until;
 const HOUR: Duration = Duration::from_secs(3600);
 
 /// A connection with a timeout that is ample for one batch and too short for all of them together.
-async fn hurried(server: &Server) -> Larder {
+async fn connect_with_short_timeout(server: &Server) -> Larder {
     Larder::builder().url(server.url()).response_timeout(Duration::from_millis(1500)).connect().await.unwrap()
 }
 
@@ -27,7 +27,7 @@ fn texts(larder: &Larder) -> Cache<String> {
 #[tokio::test]
 async fn fifty_thousand_values_are_stored_read_and_deleted_and_nothing_is_cleared() {
     let server = Server::start();
-    let larder = hurried(&server).await;
+    let larder = connect_with_short_timeout(&server).await;
     let texts = texts(&larder);
     texts.set("bystander", &"here".to_owned()).await.unwrap();
     let value = "x".repeat(1024);
@@ -64,7 +64,7 @@ async fn a_bulk_write_that_times_out_queues_its_own_keys_and_clears_nothing() {
 #[tokio::test]
 async fn a_hundred_thousand_missing_keys_are_loaded_and_stored() {
     let server = Server::start();
-    let larder = hurried(&server).await;
+    let larder = connect_with_short_timeout(&server).await;
     let numbers: Cache<u32> = larder.cache("number").ttl(HOUR).verify_encoding(false).build().unwrap();
     let (calls, most) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
     let counted = (calls.clone(), most.clone());

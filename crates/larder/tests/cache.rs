@@ -51,7 +51,7 @@ async fn a_value_is_gone_after_its_time_to_live() {
 }
 
 #[tokio::test]
-async fn ttl_tells_what_is_left_and_touch_changes_it() {
+async fn ttl_returns_what_is_left_and_touch_changes_it() {
     for (store, larder) in each_store().await {
         let users = users(&larder);
         let left = async |key: &str| users.ttl(key).await.unwrap();

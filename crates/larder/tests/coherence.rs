@@ -308,7 +308,7 @@ async fn trust_counts_from_the_sending_of_a_heartbeat_and_not_from_its_answer() 
     assert!(last <= Near::STALENESS - late, "near {last:?} after the last answer, which came {late:?} late");
 }
 
-async fn pushes_come_late(what: &'static str, fault: Duration, delays: &[u64]) -> Summary {
+async fn pushes_arrive_late(what: &'static str, fault: Duration, delays: &[u64]) -> Summary {
     let (_server, proxy, mut scene) = behind_a_proxy(what).await;
     for millis in delays {
         let late = Duration::from_millis(*millis);
@@ -332,12 +332,12 @@ async fn pushes_come_late(what: &'static str, fault: Duration, delays: &[u64]) -
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn pushes_that_come_late_are_not_waited_for_beyond_the_bound() {
+async fn pushes_that_arrive_late_are_not_waited_for_beyond_the_bound() {
     let (none, some, ever, _) = tokio::join!(
-        pushes_come_late("no fault", FAULT, &[0]),
-        pushes_come_late("pushes 300 ms late", FAULT, &[300]),
-        pushes_come_late("pushes later and later", FAULT / 2, &[50, 700, 950, 1050]),
-        pushes_come_late("pushes 5 s late", Duration::from_secs(6), &[5000]),
+        pushes_arrive_late("no fault", FAULT, &[0]),
+        pushes_arrive_late("pushes 300 ms late", FAULT, &[300]),
+        pushes_arrive_late("pushes later and later", FAULT / 2, &[50, 700, 950, 1050]),
+        pushes_arrive_late("pushes 5 s late", Duration::from_secs(6), &[5000]),
     );
     assert!(none.largest_staleness < some.largest_staleness, "{none:?} {some:?}");
     assert!(some.largest_staleness > Duration::from_millis(200), "{some:?}");
@@ -361,7 +361,7 @@ async fn restarts(what: &'static str, server: Server) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_server_that_died_and_came_back_leaves_nothing_stale() {
+async fn a_server_that_died_and_returned_leaves_nothing_stale() {
     tokio::join!(
         restarts("kill -9, data lost", Server::builder().tcp().start()),
         restarts("kill -9, data kept", Server::builder().tcp().persist().start()),
@@ -451,7 +451,7 @@ async fn reader_process() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_process_that_was_stopped_believes_nothing_when_it_goes_on() {
+async fn a_process_that_was_stopped_serves_no_stale_copy_when_it_continues() {
     if worker::role().is_some() {
         return reader_process().await;
     }
@@ -460,7 +460,7 @@ async fn a_process_that_was_stopped_believes_nothing_when_it_goes_on() {
     let (stop, stopped) = watch::channel(false);
     let gate: Arc<tokio::sync::Mutex<()>> = Arc::default();
     let writes = tokio::spawn(write_all(connect(&server.url()).await, gate.clone(), stopped));
-    let name = "a_process_that_was_stopped_believes_nothing_when_it_goes_on";
+    let name = "a_process_that_was_stopped_serves_no_stale_copy_when_it_continues";
     let envs = [("URL", server.url()), ("FOLDER", folder.path().to_str().unwrap().to_owned())];
     let worker = Worker::spawn(name, "reader", &envs.each_ref().map(|(key, value)| (*key, value.as_str())));
     let ask = async |what: &str| -> u64 {

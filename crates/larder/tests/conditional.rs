@@ -123,7 +123,7 @@ async fn compare_and_set_loses_no_update() {
 }
 
 #[tokio::test]
-async fn compare_and_set_fails_where_anything_came_between() {
+async fn compare_and_set_fails_where_anything_was_written_between() {
     for (store, larder) in each_store().await {
         let words = words(&larder);
         let (old, new) = ("old".to_owned(), "new".to_owned());

@@ -90,7 +90,7 @@ async fn tls_trusts_the_given_authority_and_no_other() {
 }
 
 #[tokio::test]
-async fn after_a_restart_the_connection_comes_back_by_itself() {
+async fn after_a_restart_the_connection_is_restored_by_itself() {
     let server = Server::builder().tcp().persist().start();
     let larder = patient().url(server.url()).connections(3).connect().await.unwrap();
     let users = users(&larder);

@@ -12,7 +12,7 @@ use larder::ErrorKind;
 use larder::lock::{Fence, Leaders, ReleaseOutcome};
 use larder_testkit::worker::{self, Worker};
 use larder_testkit::{Direction, Proxy, Server};
-use support::waiting::{InLine, Lateness};
+use support::waiting::{Lateness, QueuedAttempts};
 use support::{each_pair, each_store, namespace, until};
 use tokio::sync::mpsc;
 
@@ -45,9 +45,9 @@ async fn a_leader_is_seen_with_its_value_and_fence_and_resigning_hands_over() {
         let leader = election.leader().await.unwrap().expect(store);
         let age = SystemTime::now().duration_since(leader.since).unwrap_or_default();
         assert!(age < LONG, "{store}: {age:?}");
-        let in_line = InLine::listen();
+        let queued = QueuedAttempts::listen();
         let candidate = tokio::spawn(async move { two.campaign().await.unwrap() });
-        in_line.until(1).await;
+        queued.until(1).await;
         assert_eq!(first.resign().await.unwrap(), ReleaseOutcome::Released, "{store}");
         let second = tokio::time::timeout(LONG, candidate).await.expect(store).unwrap();
         assert!(second.is_valid() && second.remaining() > TTL / 2);

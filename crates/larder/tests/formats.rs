@@ -74,7 +74,7 @@ fn memory(test: impl AsyncFnOnce(Larder)) {
 }
 
 #[test]
-fn every_finite_float_comes_back_as_it_was() {
+fn every_finite_float_is_read_back_as_it_was() {
     memory(async |larder| {
         let mut runner = proptest::test_runner::TestRunner::default();
         let floats = prop::collection::vec(any::<u64>().prop_map(f64::from_bits), 100);
@@ -191,7 +191,7 @@ enum Shape {
 }
 
 #[test]
-fn what_serde_reads_from_a_buffer_comes_back_from_both_formats() {
+fn what_serde_reads_from_a_buffer_is_read_back_from_both_formats() {
     memory(async |larder| {
         let ip: IpAddr = "8.8.8.8".parse().unwrap();
         same(&larder, &BOTH, ip).await;
@@ -293,7 +293,7 @@ fn half<S: serde::Serializer>(n: &u32, serializer: S) -> Result<S::Ok, S::Error>
 }
 
 #[test]
-fn a_value_that_comes_back_different_is_refused_by_the_verified_round_trip() {
+fn a_value_that_is_read_back_different_is_refused_by_the_verified_round_trip() {
     memory(async |larder| {
         for format in [Format::Json, Format::Plain, Format::MessagePack] {
             let cache: Cache<Halved> = larder

@@ -183,7 +183,7 @@ async fn never_stored(write: Write) {
         for case in Case::each(store, &larder, &larder) {
             let held = case.hold(write).await;
             case.write(write).await;
-            case.assert_not_old("the load stands still").await;
+            case.assert_not_old("the load is paused").await;
             assert_eq!(held.finish().await, user("old"), "who asked before still gets an answer");
             case.assert_not_old("the load has ended").await;
 

@@ -313,7 +313,7 @@ async fn a_run_whose_link_is_dead_is_stopped_and_its_period_is_run_elsewhere() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_run_whose_end_is_recorded_hears_so_also_after_the_run_of_a_later_period() {
+async fn a_run_whose_end_is_recorded_learns_so_also_after_the_run_of_a_later_period() {
     let server = Server::builder().tcp().start();
     let proxy = Arc::new(Proxy::start(server.addr().unwrap()).await);
     let space = namespace();

@@ -11,7 +11,7 @@ use larder::{ErrorKind, Quota};
 use support::each_store;
 
 #[tokio::test]
-async fn a_limit_admits_just_its_number_and_tells_what_remains() {
+async fn a_limit_admits_just_its_number_and_returns_what_remains() {
     for (store, larder) in each_store().await {
         let limiter = larder.rate_limiter("api", Quota::per_hour(5)).unwrap();
         assert_eq!(limiter.remaining("a").await.unwrap(), 5);

@@ -218,7 +218,7 @@ async fn behind_a_proxy_clients_are_distinguished_by_the_address_that_it_added()
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_refusal_calls_the_hook_and_spreads_when_clients_come_back() {
+async fn a_refusal_calls_the_hook_and_spreads_when_clients_retry() {
     let larder = support::connect("memory:").await;
     for version in [1, 2] {
         let heard = Arc::new(Mutex::new(Vec::new()));

@@ -367,14 +367,14 @@ async fn a_cost_above_the_limit_of_an_override_is_refused_with_429_until_the_ove
             (8, Quota::per_minute(3)),
             (8, Quota::per_hour(60).gcra(5)),
         ] {
-            for shape in ["plain", "settled", "leased", "together"] {
+            for shape in ["plain", "settled", "batched", "together"] {
                 let name = format!("{shape}{cost}{}{}", over.limit(), over.window().as_secs());
                 let tokens = larder
                     .rate_limiter(name.as_str(), Quota::per_hour(10))
                     .unwrap()
                     .in_group(name.as_str())
                     .unwrap();
-                let tokens = if shape == "leased" { tokens.leased(4).unwrap() } else { tokens };
+                let tokens = if shape == "batched" { tokens.batched(4).unwrap() } else { tokens };
                 let beside = larder.rate_limiter(format!("{name}b"), Quota::per_hour(9)).unwrap();
                 let beside = beside.in_group(name.as_str()).unwrap();
                 let layer =

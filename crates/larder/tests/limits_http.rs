@@ -45,7 +45,7 @@ fn field<'a>(answer: &'a Answer, name: &str) -> Option<&'a str> {
 }
 
 #[tokio::test]
-async fn a_request_above_the_limit_is_answered_with_429_and_when_to_come_back() {
+async fn a_request_above_the_limit_is_answered_with_429_and_when_to_retry() {
     for (store, larder) in each_store().await {
         let calls = Arc::default();
         let limiter = larder.rate_limiter("api", Quota::per_minute(2)).unwrap();
@@ -76,7 +76,7 @@ async fn a_request_above_the_limit_is_answered_with_429_and_when_to_come_back() 
 }
 
 #[tokio::test]
-async fn a_short_window_never_says_to_come_back_at_once() {
+async fn a_short_window_never_says_to_retry_at_once() {
     let larder = support::connect("memory:").await;
     let limiter = larder.rate_limiter("api", Quota::new(1, Duration::from_millis(300))).unwrap();
     let service = RateLimitLayer::new(limiter, PathKey::new()).layer(handler(&Arc::default()));
@@ -181,7 +181,7 @@ async fn readiness_charges_nothing_and_the_ready_service_is_the_one_called() {
 }
 
 #[tokio::test]
-async fn keys_come_from_addresses_fields_and_closures() {
+async fn keys_are_made_from_addresses_fields_and_closures() {
     let larder = support::connect("memory:").await;
     let limit = |name: &str| larder.rate_limiter(name, Quota::per_hour(1)).unwrap();
     let ask = async |layer: RateLimitLayer, change: &dyn Fn(&mut Request<()>)| {

@@ -22,7 +22,7 @@ const PROCESSES: usize = 4;
 const TASKS: usize = 9;
 const WINDOW: Duration = Duration::from_millis(900);
 const SPAN: Duration = Duration::from_secs(5);
-/// With and without leases.
+/// With and without batches.
 const LIMITS: [(u64, bool); 3] = [(7, false), (100, false), (60, true)];
 /// How many seconds the clocks of the processes are ahead. This machine may not have run for long, so none goes back by
 /// more.
@@ -48,9 +48,9 @@ fn work(url: &str) {
         worker::send_line(&now().to_string());
         let mut tasks = Vec::new();
         for task in 0..TASKS {
-            let (limit, leased) = LIMITS[task % LIMITS.len()];
+            let (limit, batched) = LIMITS[task % LIMITS.len()];
             let limiter = larder.rate_limiter(format!("limit-{limit}"), Quota::new(limit, WINDOW)).unwrap();
-            let limiter = if leased { limiter.leased(10).unwrap() } else { limiter };
+            let limiter = if batched { limiter.batched(10).unwrap() } else { limiter };
             tasks.push(tokio::spawn(async move {
                 let end = Instant::now() + SPAN;
                 let mut admitted = Vec::new();
@@ -110,7 +110,7 @@ fn admitted(test: &str, url: &str) -> Vec<(u64, u64, u64)> {
 /// a window's length were decided within one window, and there must be no more of them than the limit.
 fn check(all: &[(u64, u64, u64)]) {
     let window = u64::try_from(WINDOW.as_micros()).unwrap();
-    for (limit, leased) in LIMITS {
+    for (limit, batched) in LIMITS {
         let mut own: Vec<(u64, u64)> = all
             .iter()
             .filter(|(of, ..)| *of == limit)
@@ -129,8 +129,8 @@ fn check(all: &[(u64, u64, u64)]) {
         assert!(most as u64 <= limit, "{most} admitted within one window of a limit of {limit}");
         // And the whole limit can be used.
         let windows = SPAN.as_micros() as u64 / window;
-        // Some leases end unspent, and spent permits count from the end of their lease.
-        let least = if leased { limit * windows / 3 } else { limit * (windows - 1) };
+        // Some batches end unspent, and spent permits count from the end of their batch.
+        let least = if batched { limit * windows / 3 } else { limit * (windows - 1) };
         assert!(own.len() as u64 >= least, "only {} of {limit} a window", own.len());
     }
 }
@@ -236,11 +236,11 @@ fn a_process_that_is_stopped_while_it_waits_does_not_use_its_turn_late() {
 }
 
 #[test]
-fn a_turn_whose_answer_comes_late_is_not_used_late() {
-    stops("a_turn_whose_answer_comes_late_is_not_used_late", false, "30000");
+fn a_turn_whose_answer_arrives_late_is_not_used_late() {
+    stops("a_turn_whose_answer_arrives_late_is_not_used_late", false, "30000");
 }
 
 #[test]
-fn a_turn_whose_answer_comes_after_the_response_timeout_is_not_used() {
-    stops("a_turn_whose_answer_comes_after_the_response_timeout_is_not_used", false, "1000");
+fn a_turn_whose_answer_arrives_after_the_response_timeout_is_not_used() {
+    stops("a_turn_whose_answer_arrives_after_the_response_timeout_is_not_used", false, "1000");
 }

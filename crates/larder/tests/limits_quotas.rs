@@ -231,10 +231,10 @@ async fn nonsense_is_an_error_and_never_an_endless_wait() {
         assert!(limiter.set_quotas(Vec::new()).is_err());
         assert!(limiter.set_quotas([Quota::per_hour(1), Quota::per_hour(2)]).is_err());
         assert_eq!(limiter.quotas(), [Quota::per_hour(30), Quota::per_minute(5)]);
-        assert!(limiter.clone().leased(0).is_err());
+        assert!(limiter.clone().batched(0).is_err());
         assert!(limiter.clone().outage(larder::limit::OutagePolicy::LocalShare(0)).is_err());
         let paced = larder.rate_limiter("paced", Quota::per_second(10).gcra(2)).unwrap();
-        assert!(paced.leased(5).is_err());
+        assert!(paced.batched(5).is_err());
     }
 }
 
@@ -269,7 +269,7 @@ async fn a_decision_is_given_back_only_where_it_was_charged() {
     for (store, larder) in each_store().await {
         let limiter = larder.rate_limiter("api", Quota::per_hour(100)).unwrap();
         let other = larder.rate_limiter("api2", Quota::per_hour(100)).unwrap();
-        let leased = larder.rate_limiter("leased", Quota::per_hour(1000)).unwrap().leased(50).unwrap();
+        let batched = larder.rate_limiter("batched", Quota::per_hour(1000)).unwrap().batched(50).unwrap();
         let wrong = async |limiter: &RateLimiter, key: &str, decision| {
             let error = limiter.refund(key, decision, 1).await.unwrap_err();
             assert_eq!(error.kind(), ErrorKind::InvalidSetting, "{store}");
@@ -280,11 +280,11 @@ async fn a_decision_is_given_back_only_where_it_was_charged() {
             wrong(&limiter, key, limiter.take_up_to("a", 3).await.unwrap()).await;
             wrong(&limiter, key, limiter.acquire("a", HOUR).await.unwrap()).await;
             assert_eq!(limiter.remaining(key).await.unwrap(), 90, "{store}");
-            // A permit of a lease, whether the call took the batch or spent from it.
-            for decided_by in [DecidedBy::Store, DecidedBy::Lease] {
-                let decision = leased.check(format!("hot{key}")).await.unwrap();
+            // A permit of a batch, whether the call took the batch or spent from it.
+            for decided_by in [DecidedBy::Store, DecidedBy::Batch] {
+                let decision = batched.check(format!("hot{key}")).await.unwrap();
                 assert_eq!(decision.decided_by(), decided_by, "{store}");
-                wrong(&leased, key, decision).await;
+                wrong(&batched, key, decision).await;
             }
         }
         assert!(other.check_n("a", 10).await.unwrap().is_allowed());

@@ -310,11 +310,11 @@ async fn a_caller_without_max_wait_does_not_wait_behind_those_that_have_one() {
 
 /// upstash/ratelimit-js#157: what is spent from a local copy is one less than the limit.
 #[tokio::test]
-async fn a_lease_lets_a_lone_caller_use_the_whole_limit_and_no_more() {
+async fn a_batch_lets_a_lone_caller_use_the_whole_limit_and_no_more() {
     for (store, larder) in each_store().await {
         for limit in [10, 40] {
             let quota = Quota::per_hour(limit);
-            let limiter = larder.rate_limiter(format!("api{limit}"), quota).unwrap().leased(4).unwrap();
+            let limiter = larder.rate_limiter(format!("api{limit}"), quota).unwrap().batched(4).unwrap();
             for place in 0..limit {
                 assert!(limiter.allow("a").await.unwrap(), "{store}: the {place}th of {limit}");
             }

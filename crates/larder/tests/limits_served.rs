@@ -296,7 +296,7 @@ fn text_of<'a>(metadata: &'a tonic::metadata::MetadataMap, name: &str) -> Option
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn behind_tonic_a_refusal_is_resource_exhausted_and_says_when_to_come_back() {
+async fn behind_tonic_a_refusal_is_resource_exhausted_and_says_when_to_retry() {
     for (store, larder) in each_store().await {
         let limiter = larder.rate_limiter("grpc", Quota::per_hour(2)).unwrap();
         let mut client = greeter(limiter.clone()).await;

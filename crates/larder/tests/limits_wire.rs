@@ -94,11 +94,11 @@ async fn records_hold_what_the_page_says() {
 }
 
 #[tokio::test]
-async fn what_lies_ahead_comes_after_what_was() {
+async fn what_is_charged_ahead_is_stored_in_a_later_bucket() {
     let server = Server::start();
     let larder = Larder::builder().url(server.url()).namespace("shop").connect().await.unwrap();
-    let lease = PermitBatch::batch(40).span(Duration::from_secs(1800));
-    let limiter = larder.rate_limiter("api", Quota::per_hour(100)).unwrap().leased(lease).unwrap();
+    let batch = PermitBatch::batch(40).span(Duration::from_secs(1800));
+    let limiter = larder.rate_limiter("api", Quota::per_hour(100)).unwrap().batched(batch).unwrap();
     assert!(limiter.allow("ann").await.unwrap());
     let (latest, tracks) = stored(&server, "~limit.1:{shop/api:ann}");
     let expected = (latest + 1_800_000_000) / 60_000_000;

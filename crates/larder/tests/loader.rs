@@ -273,7 +273,7 @@ async fn a_remembered_absence_ends_with_its_time_a_write_or_an_invalidation() {
 }
 
 #[tokio::test]
-async fn an_optional_load_says_where_a_value_that_exists_came_from() {
+async fn an_optional_load_reports_the_source_of_a_value_that_exists() {
     for (store, larder) in each_store().await {
         let users = remembering(&larder);
         let found = |row: Option<User>| {
@@ -386,7 +386,7 @@ async fn an_absence_that_one_program_found_is_known_to_the_other() {
         keeper.open();
         assert_eq!(finds.await.unwrap(), None);
         assert_eq!(
-            within("the other is told", Duration::from_secs(2), optional).await.unwrap(),
+            within("the other is notified", Duration::from_secs(2), optional).await.unwrap(),
             None,
             "{store}"
         );
@@ -499,7 +499,8 @@ async fn a_call_that_joined_a_load_of_another_error_type_can_match_its_error() {
         until("the second has missed", async || misses(&larder) == before + 1).await;
         keeper.open();
         assert_eq!(leads.await.unwrap().unwrap_err().loader(), Some(&NoSuchRow(7)), "{store}");
-        let error: LoadError<ParseIntError> = within("it is told", LIMIT, joins).await.unwrap().unwrap_err();
+        let error: LoadError<ParseIntError> =
+            within("it is notified", LIMIT, joins).await.unwrap().unwrap_err();
         assert!(error.loader().is_none() && error.larder().is_none() && !error.is_timeout());
         let LoadError::Foreign(foreign) = error else { panic!("{store}: {error:?}") };
         assert_eq!(foreign.downcast_ref::<NoSuchRow>(), Some(&NoSuchRow(7)), "{store}");
@@ -688,14 +689,14 @@ async fn a_key_that_another_program_loads_is_waited_for_and_not_loaded() {
         .await;
         assert_eq!(asked.take(), [[1, 3]], "{store}");
         held.finish().await;
-        let found = within("it is told", Duration::from_secs(2), many).await.unwrap();
+        let found = within("it is notified", Duration::from_secs(2), many).await.unwrap();
         assert_eq!(found, [Some(loaded(1)), Some(user("loaded elsewhere")), Some(loaded(3))], "{store}");
         assert!(asked.take().is_empty(), "{store}: loaded what was loaded elsewhere");
     }
 }
 
 #[tokio::test]
-async fn a_key_whose_load_elsewhere_came_to_nothing_is_loaded_after_all() {
+async fn a_key_whose_load_elsewhere_stored_nothing_is_loaded_after_all() {
     for (store, here, there) in each_pair().await {
         let held =
             Held::with(&users(&here), "2", user("not stored"), larder::LoadContext::do_not_store).await;
@@ -707,7 +708,7 @@ async fn a_key_whose_load_elsewhere_came_to_nothing_is_loaded_after_all() {
         let there_users = users(&there);
         until("its own key is loaded", async || there_users.exists(1).await.unwrap()).await;
         held.finish().await;
-        let found = within("it is told", Duration::from_secs(2), many).await.unwrap();
+        let found = within("it is notified", Duration::from_secs(2), many).await.unwrap();
         assert_eq!(found, [Some(loaded(1)), Some(loaded(2))], "{store}");
         assert_eq!(asked.take(), [[1], [2]], "{store}");
     }

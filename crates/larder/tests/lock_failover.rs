@@ -36,7 +36,7 @@ async fn connect(url: &str) -> Larder {
 async fn stand(server: &Server, lock: Lock, name: &str) -> JoinHandle<Guard> {
     let waiter = tokio::spawn(async move { lock.acquire().await.unwrap() });
     let line = format!("{}:line", key(name));
-    until("it stands in line", async || server.query::<u64>(&["ZCARD", &line]) == 1).await;
+    until("it is queued", async || server.query::<u64>(&["ZCARD", &line]) == 1).await;
     waiter
 }
 

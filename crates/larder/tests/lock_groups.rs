@@ -16,7 +16,7 @@ use larder_testkit::worker::{self, Worker};
 use larder_testkit::{Direction, Proxy, Server};
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
-use support::waiting::InLine;
+use support::waiting::QueuedAttempts;
 use support::{connect_as, each_pair, each_store, namespace, until};
 use tokio::task::JoinHandle;
 
@@ -64,9 +64,9 @@ async fn locks_whose_holder_the_server_has_lost_are_free() {
     let next = group.locks(["b", "c"]).try_acquire().await.unwrap().expect("the lock is free");
     assert!(next.fence("b").unwrap() > lost.fence("b").unwrap());
     // Waiters get what is free, too.
-    let in_line = InLine::listen();
+    let queued = QueuedAttempts::listen();
     let waiter = waits(group.locks(["b"]).ttl(TTL));
-    in_line.until(1).await;
+    queued.until(1).await;
     assert_eq!(server.query::<i64>(&["DEL", &key]), 1);
     let served = served(waiter).await;
     assert!(served.fence("b").unwrap() > next.fence("b").unwrap());
@@ -185,12 +185,12 @@ async fn of_two_attempts_with_a_lock_in_common_the_first_is_served_first() {
     for (store, larder) in each_store().await {
         let group = larder.lock_group("g");
         let locks = |names: &[&str]| group.locks(names.iter().copied()).ttl(TTL);
-        let in_line = InLine::listen();
+        let queued = QueuedAttempts::listen();
         let a = locks(&["a"]).acquire().await.unwrap();
         let ab = waits(locks(&["a", "b"]));
-        in_line.until(1).await;
+        queued.until(1).await;
         let bc = waits(locks(&["b", "c"]));
-        in_line.until(2).await;
+        queued.until(2).await;
         // The lock is free, and the first of the two waiters wants it.
         assert!(locks(&["b"]).try_acquire().await.unwrap().is_none(), "{store}");
         // A caller whose locks do not overlap with theirs does not wait.
@@ -232,10 +232,10 @@ async fn the_locks_are_renewed_together_and_lost_together() {
 async fn a_dropped_attempt_leaves_its_place() {
     for (store, here, there) in each_pair().await {
         let (here, there) = (here.lock_group("g"), there.lock_group("g"));
-        let in_line = InLine::listen();
+        let queued = QueuedAttempts::listen();
         let a = here.locks(["a"]).ttl(TTL).acquire().await.unwrap();
         let dropped = waits(here.locks(["a", "b"]));
-        in_line.until(1).await;
+        queued.until(1).await;
         assert!(there.locks(["b"]).try_acquire().await.unwrap().is_none(), "{store}");
         dropped.abort();
         until("its place is free", async || there.locks(["b"]).try_acquire().await.unwrap().is_some()).await;
@@ -282,7 +282,7 @@ async fn contend(larder: Larder, table: Arc<Table>, who: u64, seed: u64, count: 
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn random_overlapping_sets_come_to_no_deadlock_and_no_two_holders() {
+async fn random_overlapping_sets_cause_no_deadlock_and_no_two_holders() {
     let rounds = std::env::var("LARDER_TEST_GROUPS").ok().and_then(|n| n.parse().ok()).unwrap_or(40);
     for (store, url) in [("memory", "memory:".to_owned()), ("server", support::server().url())] {
         let table = Arc::new(Table((0..5).map(|_| AtomicU64::new(0)).collect()));
@@ -353,11 +353,11 @@ fn contend_in_worker() {
 
 /// Five processes; LARDER_TEST_GROUPS sets how many sets each of their tasks takes.
 #[test]
-fn processes_that_take_random_overlapping_sets_come_to_no_deadlock_and_no_two_holders() {
+fn processes_that_take_random_overlapping_sets_cause_no_deadlock_and_no_two_holders() {
     if worker::role().is_some() {
         return contend_in_worker();
     }
-    let test = "processes_that_take_random_overlapping_sets_come_to_no_deadlock_and_no_two_holders";
+    let test = "processes_that_take_random_overlapping_sets_cause_no_deadlock_and_no_two_holders";
     let rounds: u64 = std::env::var("LARDER_TEST_GROUPS").ok().and_then(|n| n.parse().ok()).unwrap_or(40);
     let server = Server::start();
     let folder = server.folder().join("notes");

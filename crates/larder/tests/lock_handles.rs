@@ -9,7 +9,7 @@ use std::time::Duration;
 use larder::lock::{Fence, Guard, JobRun, LockTicket, ReleaseOutcome};
 use larder::{ErrorKind, Quota};
 use larder_testkit::{Direction, Proxy, Server};
-use support::waiting::InLine;
+use support::waiting::QueuedAttempts;
 use support::{connect_as, each_pair, each_store, namespace, server, until};
 
 const TTL: Duration = Duration::from_secs(20);
@@ -34,12 +34,12 @@ async fn a_holder_is_named_with_its_fence_its_time_and_its_waiters() {
         assert_eq!((holder.fence, holder.waiting), (guard.fence(), 0), "{store}");
         assert!(holder.remaining > TTL / 2 && holder.remaining <= TTL, "{holder:?}");
 
-        let in_line = InLine::listen();
+        let queued = QueuedAttempts::listen();
         let waiter = tokio::spawn({
             let lock = lock.clone();
             async move { lock.acquire().await.unwrap() }
         });
-        in_line.until(1).await;
+        queued.until(1).await;
         assert_eq!(lock.holder().await.unwrap().unwrap().waiting, 1, "{store}");
         guard.release().await.unwrap();
         let guard = tokio::time::timeout(LONG, waiter).await.expect(store).unwrap();
@@ -125,18 +125,18 @@ async fn a_broken_lock_goes_to_the_next_waiter_and_its_guard_learns_it_at_the_ne
         // Renewed every 2 s, and lost after 6.
         let lock = larder.lock("gate").ttl(Duration::from_secs(6));
         let hung = lock.clone().keep_alive().acquire().await.unwrap();
-        let in_line = InLine::listen();
+        let queued = QueuedAttempts::listen();
         let waiter = tokio::spawn({
             let lock = lock.clone();
             async move { lock.acquire().await.unwrap() }
         });
-        in_line.until(1).await;
+        queued.until(1).await;
         let another = Fence::new(hung.fence().get() - 1);
         assert!(!lock.break_if(another).await.unwrap(), "{store}");
         assert!(lock.break_if(hung.fence()).await.unwrap(), "{store}");
         let next = tokio::time::timeout(LONG, waiter).await.expect(store).unwrap();
         assert!(next.fence() > hung.fence(), "{store}");
-        assert!(hung.is_valid(), "{store}: nothing told it so far");
+        assert!(hung.is_valid(), "{store}: nothing has notified it so far");
         let remaining = hung.remaining();
         let began = tokio::time::Instant::now();
         hung.lost().await;
@@ -269,7 +269,7 @@ async fn what_is_renewed_keeps_its_fence_and_its_holder() {
 }
 
 #[tokio::test]
-async fn a_body_runs_if_the_lock_is_free_or_comes_free_in_time() {
+async fn a_body_runs_if_the_lock_is_free_or_becomes_free_in_time() {
     for (store, larder) in each_store().await {
         let lock = larder.lock("gate").ttl(TTL);
         assert_eq!(lock.try_run(async |lease| lease.is_valid()).await.unwrap(), Some(true), "{store}");

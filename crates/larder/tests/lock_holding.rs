@@ -176,7 +176,7 @@ async fn a_deadline_counts_from_before_each_request_left() {
         let lock = lock.clone();
         async move { lock.acquire().await.unwrap() }
     });
-    until("it stands in line", async || server.query::<u64>(&["ZCARD", &format!("{key}:line")]) == 1).await;
+    until("it is queued", async || server.query::<u64>(&["ZCARD", &format!("{key}:line")]) == 1).await;
     first.release().await.unwrap();
     let guard = waiter.await.unwrap();
     ends_no_later_than(&server, &key, &guard);
@@ -239,13 +239,13 @@ async fn a_wait_that_ends_in_an_outage_gets_its_error_and_after_it_that_the_lock
     let guard = holder.lock("gate").ttl(TTL).acquire().await.unwrap();
     let proxy = Proxy::start(server.addr().unwrap()).await;
     let line = format!("~lock.2:{{{space}/gate}}:line");
-    for (comes_back, patience) in [(false, 1), (true, 4)] {
+    for (comes_back, max_wait) in [(false, 1), (true, 4)] {
         let larder = support::connect_as(&proxy.url(), &space).await;
         let waiter = tokio::spawn({
             let lock = larder.lock("gate").ttl(TTL);
-            async move { lock.acquire_within(Duration::from_secs(patience)).await.map(drop).unwrap_err() }
+            async move { lock.acquire_within(Duration::from_secs(max_wait)).await.map(drop).unwrap_err() }
         });
-        until("it stands in line", async || server.query::<u64>(&["ZCARD", &line]) == 1).await;
+        until("it is queued", async || server.query::<u64>(&["ZCARD", &line]) == 1).await;
         proxy.cut();
         if comes_back {
             until("it is known to be away", async || larder.ping().await.is_err()).await;
@@ -272,7 +272,7 @@ async fn a_queued_attempt_outlives_a_restart_of_the_server() {
     let lock = larder.lock("gate").ttl(TTL);
     let waiter = tokio::spawn(async move { lock.acquire().await });
     let line = format!("~lock.2:{{{space}/gate}}:line");
-    until("it stands in line", async || server.query::<u64>(&["ZCARD", &line]) == 1).await;
+    until("it is queued", async || server.query::<u64>(&["ZCARD", &line]) == 1).await;
     server.restart();
     until("it can be freed", async || larder.ping().await.is_ok()).await;
     let fence = guard.fence();
@@ -312,7 +312,7 @@ async fn locks_and_limits_are_on_the_second_server_and_an_evicting_one_is_report
         async move { lock.acquire().await.unwrap() }
     });
     assert!(apart.rate_limiter("api", Quota::per_hour(10)).unwrap().allow("a").await.unwrap());
-    until("it stands in line", async || firm.query::<u64>(&["ZCARD", "~lock.2:{/gate}:line"]) == 1).await;
+    until("it is queued", async || firm.query::<u64>(&["ZCARD", "~lock.2:{/gate}:line"]) == 1).await;
     guard.release().await.unwrap();
     waiter.await.unwrap().release().await.unwrap();
     assert_eq!(cache.query::<u64>(&["DBSIZE"]), 0);

@@ -128,7 +128,7 @@ async fn a_server_with_another_replication_id_renews_and_frees_what_it_knows_and
 }
 
 #[tokio::test]
-async fn a_waiter_whose_turn_comes_in_quarantine_is_refused_and_leaves_its_place() {
+async fn a_waiter_whose_turn_begins_in_quarantine_is_refused_and_leaves_its_place() {
     let server = Server::start();
     let larder = support::connect_as(&server.url(), "q").await;
     let lock = larder.lock("a").ttl(LONG).quarantine(LONG);

@@ -11,7 +11,7 @@ use larder::{ErrorKind, Larder};
 use larder::lock::ReleaseOutcome;
 use larder_testkit::Server;
 use larder_testkit::{Direction, Proxy};
-use support::waiting::{InLine, Lateness};
+use support::waiting::{Lateness, QueuedAttempts};
 use support::{each_pair, each_store, namespace, until};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
@@ -62,7 +62,7 @@ async fn a_dead_waiter_from_before_the_servers_clock_was_set_back_is_handed_noth
 }
 
 #[tokio::test]
-async fn sixty_four_waiters_are_served_in_the_order_in_which_they_came() {
+async fn sixty_four_waiters_are_served_in_the_order_in_which_they_queued() {
     let server = Server::start();
     let space = namespace();
     let (here, there) = (own(&server, &space).await, own(&server, &space).await);
@@ -112,7 +112,7 @@ async fn a_holder_gets_no_notification_and_a_waiter_only_its_own() {
     until("it listens", async || tracked() > before).await;
     // Redis 7.0 treats every key that the script names as read, until the key changes.
     let most = if server.version().at_least(7, 2) || !server.version().at_least(7, 0) { 1 } else { 5 };
-    assert!(tracked() - before <= most, "changes of the lock would be told to every waiting process");
+    assert!(tracked() - before <= most, "changes of the lock would be reported to every waiting process");
     guard.release().await.unwrap();
     waiter.await.unwrap().release().await.unwrap();
     assert_eq!(tracked(), before);
@@ -256,7 +256,7 @@ async fn dead_heads_cost_the_queue_at_most_half_a_second_each() {
 }
 
 #[tokio::test]
-async fn a_lost_wake_up_costs_a_look_and_not_a_stall() {
+async fn a_lost_wake_up_costs_a_poll_and_not_a_stall() {
     let server = Server::builder().tcp().start();
     let space = namespace();
     let holder = own(&server, &space).await;
@@ -314,12 +314,12 @@ async fn a_waiter_that_times_out_or_is_dropped_leaves_the_queue_to_others() {
         let guard = lock.acquire().await.unwrap();
         let late = lock.acquire_within(Duration::from_millis(50)).await.unwrap_err();
         assert_eq!(late.kind(), ErrorKind::LockHeld, "{store}");
-        let in_line = InLine::listen();
+        let queued = QueuedAttempts::listen();
         let [gone, next] = [0, 1].map(|_| {
             let lock = lock.clone();
             tokio::spawn(async move { lock.acquire().await.unwrap() })
         });
-        in_line.until(2).await;
+        queued.until(2).await;
         gone.abort();
         assert!(gone.await.unwrap_err().is_cancelled());
         guard.release().await.unwrap();
@@ -335,11 +335,11 @@ async fn a_dropped_waiter_leaves_its_place_at_once() {
     let larder = own(&server, "s").await;
     // Longer than any wait here: when a lock expires, the next waiter checks which waiters are dead.
     let guard = larder.lock("gate").ttl(Duration::from_secs(3600)).acquire().await.unwrap();
-    let in_line = InLine::listen();
+    let queued = QueuedAttempts::listen();
     let gone = enqueue(&server, &larder, "gate", "s").await;
     let next = enqueue(&server, &larder, "gate", "s").await;
     // The replies have arrived, too: a request without a reply is cancelled in another way.
-    in_line.until(2).await;
+    queued.until(2).await;
     gone.abort();
     // While the lock is held, no other waiter checks which waiters are dead.
     until("one waits", async || waiting(&server, "s/gate") == 1).await;
@@ -354,13 +354,13 @@ async fn cancelled_attempts_leave_no_lock_and_no_place_behind() {
     let attempts = std::env::var("LARDER_TEST_CANCELS").ok().and_then(|n| n.parse().ok()).unwrap_or(5_000u64);
     let lock = Arc::new(larder.lock("gate").ttl(Duration::from_secs(3600)));
     for attempt in 0..attempts {
-        let patience = Duration::from_micros(attempt % 40 * 20);
+        let max_wait = Duration::from_micros(attempt % 40 * 20);
         if attempt % 2 == 0 {
-            let _ = tokio::time::timeout(patience, lock.acquire()).await;
+            let _ = tokio::time::timeout(max_wait, lock.acquire()).await;
         } else {
             let (one, other) = (lock.clone(), lock.clone());
             let both = async { tokio::join!(one.acquire(), other.acquire()) };
-            let _ = tokio::time::timeout(patience, both).await;
+            let _ = tokio::time::timeout(max_wait, both).await;
         }
     }
     let guard =

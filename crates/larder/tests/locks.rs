@@ -48,7 +48,7 @@ async fn fences_grow_though_the_servers_clock_is_behind_the_last_one() {
         async move { lock.acquire().await.unwrap() }
     });
     let line = format!("{name}:line");
-    until("it stands in line", async || server.query::<u64>(&["ZCARD", &line]) == 1).await;
+    until("it is queued", async || server.query::<u64>(&["ZCARD", &line]) == 1).await;
     guard.release().await.unwrap();
     let guard = waiter.await.unwrap();
     assert_eq!(guard.fence().get(), ahead + 2);
@@ -150,9 +150,9 @@ async fn a_lock_name_has_a_longest_length_too() {
 async fn a_cancelled_attempt_leaves_no_lock_behind() {
     for (store, larder) in each_store().await {
         let lock = larder.lock("reports").ttl(TTL);
-        for patience in 0..200u64 {
+        for max_wait in 0..200u64 {
             // Dropped before, while and after the server grants it.
-            let _ = tokio::time::timeout(Duration::from_micros(patience * 5), lock.acquire()).await;
+            let _ = tokio::time::timeout(Duration::from_micros(max_wait * 5), lock.acquire()).await;
         }
         let guard = lock.acquire_within(Duration::from_secs(5)).await;
         assert!(guard.is_ok(), "{store}: a cancelled attempt still holds the lock");

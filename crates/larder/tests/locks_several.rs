@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use larder::ErrorKind;
 
 use larder::lock::ReleaseOutcome;
-use support::waiting::{InLine, Lateness};
+use support::waiting::{Lateness, QueuedAttempts};
 use support::{each_pair, each_store, until};
 
 const TTL: Duration = Duration::from_secs(20);
@@ -35,12 +35,12 @@ async fn all_are_held_or_none() {
         let late = both.acquire_within(Duration::from_millis(50)).await.unwrap_err();
         assert_eq!(late.kind(), ErrorKind::LockHeld, "{store}");
         until("the first was given back", async || larder.lock("a").holder().await.unwrap().is_none()).await;
-        let in_line = InLine::listen();
+        let queued = QueuedAttempts::listen();
         let waiting = tokio::spawn({
             let both = both.clone();
             async move { both.acquire().await.unwrap() }
         });
-        in_line.until(1).await;
+        queued.until(1).await;
         b.release().await.unwrap();
         let guard = tokio::time::timeout(LONG, waiting).await.expect(store).unwrap();
         drop(guard);
@@ -56,12 +56,12 @@ async fn all_are_held_or_none() {
 async fn what_is_taken_is_renewed_while_the_next_is_waited_for_and_a_loss_begins_again() {
     for (store, larder) in each_store().await {
         let b = larder.lock("b").ttl(TTL).acquire().await.unwrap();
-        let in_line = InLine::listen();
+        let queued = QueuedAttempts::listen();
         let waiting = tokio::spawn({
             let both = larder.locks(["a", "b"]).ttl(Duration::from_secs(3));
             async move { both.acquire().await.unwrap() }
         });
-        in_line.until(1).await;
+        queued.until(1).await;
         let first = larder.lock("a").holder().await.unwrap().expect(store);
         tokio::time::sleep(Duration::from_millis(3500)).await;
         let renewed = larder.lock("a").holder().await.unwrap().expect(store);
@@ -117,28 +117,28 @@ async fn overlapping_sets_in_any_order_never_wait_in_a_circle_and_never_overlap(
 
 #[tokio::test]
 async fn one_max_wait_is_for_all_locks_together() {
-    const PATIENCE: Duration = Duration::from_secs(2);
+    const MAX_WAIT: Duration = Duration::from_secs(2);
     for (store, larder) in each_store().await {
         let late = Lateness::watch();
         let _b = larder.lock("b").ttl(TTL).acquire().await.unwrap();
         let a = larder.lock("a").ttl(TTL).acquire().await.unwrap();
         let both = larder.locks(["a", "b"]).ttl(TTL);
-        let in_line = InLine::listen();
+        let queued = QueuedAttempts::listen();
         let began = Instant::now();
-        let waiting = tokio::spawn(async move { both.acquire_within(PATIENCE).await });
-        in_line.until(1).await;
+        let waiting = tokio::spawn(async move { both.acquire_within(MAX_WAIT).await });
+        queued.until(1).await;
         // Most of the time allowed is over when it waits for the second lock.
-        tokio::time::sleep((PATIENCE * 9 / 10).saturating_sub(began.elapsed())).await;
+        tokio::time::sleep((MAX_WAIT * 9 / 10).saturating_sub(began.elapsed())).await;
         a.release().await.unwrap();
         let error = tokio::time::timeout(LONG, waiting).await.expect(store).unwrap().unwrap_err();
         let took = began.elapsed();
         assert_eq!(error.kind(), ErrorKind::LockHeld, "{store}");
-        assert!(took < PATIENCE * 3 / 2 + late.of(1), "{store}: {took:?} of {PATIENCE:?}");
+        assert!(took < MAX_WAIT * 3 / 2 + late.of(1), "{store}: {took:?} of {MAX_WAIT:?}");
     }
 }
 
 #[tokio::test]
-async fn a_release_tells_of_any_lock_that_was_lost() {
+async fn a_release_reports_any_lock_that_was_lost() {
     for (store, larder) in each_store().await {
         for broken in ["a", "b"] {
             let both = larder.locks(["a", "b"]).ttl(TTL).acquire().await.unwrap();

@@ -305,7 +305,7 @@ async fn a_copy_ends_with_the_time_to_live_of_its_value() {
 }
 
 #[tokio::test]
-async fn a_copy_ends_with_the_time_to_live_though_the_server_is_slow_to_tell() {
+async fn a_copy_ends_with_the_time_to_live_though_the_server_reports_it_late() {
     let server = Server::start();
     // As among a hundred thousand keys with an expiry: the server pushes nothing before it has found the expired key.
     server.command(&["DEBUG", "SET-ACTIVE-EXPIRE", "0"]);
@@ -507,7 +507,7 @@ async fn an_entry_has_one_copy_however_its_key_is_given_and_in_each_schema_anoth
 }
 
 #[tokio::test]
-async fn many_keys_come_from_near_and_from_the_server_in_their_order() {
+async fn many_keys_are_read_from_near_and_from_the_server_in_their_order() {
     for (store, larder) in each_store().await {
         let numbers: Cache<u32> = larder.cache("user").ttl(HOUR).near(Near::bytes(1 << 20)).build().unwrap();
         let all: Vec<u32> = (0..60).collect();
@@ -699,7 +699,7 @@ async fn where_tracking_is_refused_nothing_is_kept_near_and_all_works() {
 }
 
 #[tokio::test]
-async fn a_clear_is_seen_though_the_node_that_keeps_its_version_tells_nothing() {
+async fn a_clear_is_seen_though_the_node_that_keeps_its_version_reports_nothing() {
     let cluster = Cluster::start();
     let clear = "~clear.1:{n/user}";
     let teller = cluster.master_of(clear);

@@ -328,7 +328,7 @@ fn a_process_that_is_killed_in_the_middle_leaves_word_and_another_may_take_its_p
             async move { words.run_once("k", never).await }
         });
         dying.kill();
-        let told = within("the waiter is told", LIMIT, waiter).await.unwrap();
+        let told = within("the waiter is notified", LIMIT, waiter).await.unwrap();
         assert!(matches!(told, Err(OnceError::Interrupted)), "{told:?}");
         let again = || async { Ok::<_, Infallible>("second".to_owned()) };
         assert_eq!(words(&larder).run_once("k", again).retry_interrupted().await.unwrap(), "second");
@@ -390,7 +390,7 @@ async fn a_result_that_is_there_while_the_server_is_away_is_given_and_stored_lat
     assert_eq!(within("the caller has its result", LIMIT, call).await.unwrap().unwrap(), "done");
     assert_eq!(words(&scene.quick).get("k").await.unwrap(), None, "it cannot be stored yet");
     // Longer than the time after which a silent run counts as dead: other processes do not know its result.
-    let told = within("another caller is told", LIMIT, words(&scene.quick).run_once("k", never)).await;
+    let told = within("another caller is notified", LIMIT, words(&scene.quick).run_once("k", never)).await;
     assert!(matches!(told, Err(OnceError::Interrupted)), "{told:?}");
     scene.proxy.restore();
     until("it is stored", async || words(&scene.quick).get("k").await.unwrap().is_some()).await;

@@ -344,7 +344,7 @@ macro_rules! made_up_for {
     ($($name:ident: $write:ident;)+) => {$(
         #[tokio::test(flavor = "multi_thread")]
         async fn $name() {
-            within("the server goes and comes back", 3 * LIMIT, made_up_for(Write::$write)).await;
+            within("the server goes away and returns", 3 * LIMIT, made_up_for(Write::$write)).await;
         }
     )+};
 }

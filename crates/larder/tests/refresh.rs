@@ -453,7 +453,7 @@ async fn of_two_programs_one_loads_a_stale_value_and_the_other_waits_for_it() {
         assert_eq!(stale, user("stale"), "{store}");
         until("both have looked", async || there.stats().caches["user"].misses == 2).await;
         assert_eq!(held.finish().await, user("new"));
-        let entry = within("the other is told", Duration::from_secs(2), waits).await.unwrap();
+        let entry = within("the other is notified", Duration::from_secs(2), waits).await.unwrap();
         assert_eq!((entry.value(), entry.source()), (&user("new"), Source::Server), "{store}");
         assert_eq!(there.stats().caches["user"].loads, 0, "{store}");
     }

@@ -14,7 +14,7 @@ use support::{User, patient, user};
 const HOUR: Duration = Duration::from_secs(3600);
 
 #[tokio::test]
-async fn a_lease_for_another_value_is_free_to_take_and_one_for_this_value_is_not() {
+async fn a_claim_on_another_value_is_free_to_take_and_one_on_this_value_is_not() {
     let server = Server::start();
     let larder = patient().url(server.url()).connect().await.unwrap();
     let users: Cache<User> = larder.cache("user").ttl(HOUR).stale_for(HOUR).build().unwrap();
@@ -25,11 +25,11 @@ async fn a_lease_for_another_value_is_free_to_take_and_one_for_this_value_is_not
     };
     users.set("a", &user("Ann")).await.unwrap();
     users.expire("a").await.unwrap();
-    let lease = |claim: &str| {
+    let put = |claim: &str| {
         let _: String = server.query(&["SET", "~lease.2:{user:a}", claim, "PX", "3000"]);
     };
-    lease("00000000000000ab00000000000000cd");
-    assert!(load("new").await < Duration::from_millis(1500), "waited for a lease on another value");
+    put("00000000000000ab00000000000000cd");
+    assert!(load("new").await < Duration::from_millis(1500), "waited for a claim on another value");
     assert_eq!(users.get("a").await.unwrap(), Some(user("new")));
 
     users.expire("a").await.unwrap();
@@ -37,11 +37,11 @@ async fn a_lease_for_another_value_is_free_to_take_and_one_for_this_value_is_not
     let script = r"local n = redis.call('GETRANGE', KEYS[1], 4, 11)
         return (string.gsub(n, '.', function(c) return string.format('%02x', string.byte(c)) end))";
     let nonce: String = server.query(&["EVAL", script, "1", "user:a"]);
-    lease(&format!("00000000000000ab{nonce}"));
+    put(&format!("00000000000000ab{nonce}"));
     assert_eq!(larder.explain("user:a").await.unwrap().refreshing, Some(0xab));
-    assert!(load("newer").await > Duration::from_millis(1500), "did not wait for a lease on this value");
+    assert!(load("newer").await > Duration::from_millis(1500), "did not wait for a claim on this value");
     assert_eq!(users.get("a").await.unwrap(), Some(user("newer")));
-    lease("00000000000000ab00000000000000cd");
+    put("00000000000000ab00000000000000cd");
     assert_eq!(larder.explain("user:a").await.unwrap().refreshing, None, "that one was left behind");
 }
 

@@ -12,7 +12,7 @@ use larder::{ErrorKind, Larder};
 
 use larder::lock::ReleaseOutcome;
 use larder_testkit::Server;
-use support::waiting::{InLine, Lateness};
+use support::waiting::{Lateness, QueuedAttempts};
 use support::{each_pair, each_store, namespace};
 use tokio::task::JoinHandle;
 
@@ -43,22 +43,22 @@ async fn readers_enter_together_and_a_writer_is_alone() {
 }
 
 #[tokio::test]
-async fn a_reader_that_comes_after_a_waiting_writer_waits_for_it_and_readers_at_the_head_enter_together() {
+async fn a_reader_that_is_queued_behind_a_writer_waits_for_it_and_readers_at_the_head_enter_together() {
     for (store, larder) in each_store().await {
         let lock = larder.rw_lock("catalogue").ttl(TTL);
         let read = lock.read().await.unwrap();
-        let in_line = InLine::listen();
+        let queued = QueuedAttempts::listen();
         let writer = tokio::spawn({
             let lock = lock.clone();
             async move { lock.write().await.unwrap() }
         });
-        in_line.until(1).await;
+        queued.until(1).await;
         assert!(lock.try_read().await.unwrap().is_none(), "{store}: past a writer");
         let mut readers = Vec::new();
         for number in 2..4 {
             let lock = lock.clone();
             readers.push(tokio::spawn(async move { lock.read().await.unwrap() }));
-            in_line.until(number).await;
+            queued.until(number).await;
         }
         read.release().await.unwrap();
         let write = tokio::time::timeout(LONG, writer).await.expect(store).unwrap();
@@ -83,12 +83,12 @@ async fn a_writer_that_becomes_a_reader_lets_no_waiting_writer_in_between() {
     for (store, larder) in each_store().await {
         let lock = larder.rw_lock("catalogue").ttl(TTL);
         let write = lock.write().await.unwrap();
-        let in_line = InLine::listen();
+        let queued = QueuedAttempts::listen();
         let next = tokio::spawn({
             let lock = lock.clone();
             async move { lock.write().await.unwrap() }
         });
-        in_line.until(1).await;
+        queued.until(1).await;
         let read = tokio::time::timeout(LONG, write.downgrade()).await.expect(store).unwrap();
         assert!(read.is_valid() && !next.is_finished(), "{store}");
         assert!(lock.try_read().await.unwrap().is_none(), "{store}: past the waiting writer");

@@ -198,7 +198,7 @@ async fn coordination_operations(larder: &Larder) -> Outcome {
         match waiter.await.unwrap() {
             // A caller that could not be handed the lock waits in vain.
             Err(error) if error.kind() == ErrorKind::LockHeld => {}
-            Err(error) => drop(failed.insert("wait in line", error)),
+            Err(error) => drop(failed.insert("wait in a queue", error)),
             Ok(guard) => drop(guard.release().await),
         }
     }

@@ -25,9 +25,9 @@ const DAY: Duration = Duration::from_secs(86_400);
 /// Starts a caller that waits for this many permits, and returns once it is in the queue.
 async fn waits_for(semaphore: &Semaphore, permits: u64) -> JoinHandle<larder::Result<SemaphorePermit>> {
     let semaphore = semaphore.clone();
-    let in_line = support::waiting::InLine::listen();
+    let queued = support::waiting::QueuedAttempts::listen();
     let waiter = tokio::spawn(async move { semaphore.acquire_many(permits).await });
-    in_line.until(1).await;
+    queued.until(1).await;
     waiter
 }
 
@@ -173,12 +173,12 @@ async fn a_claim_lasts_a_quarter_of_a_second_by_the_servers_clock() {
     for round in 0..10 {
         let pool = larder.semaphore(format!("pool{round}"), 1).ttl(TTL);
         let held = pool.acquire().await.unwrap();
-        let in_line = support::waiting::InLine::listen();
+        let queued = support::waiting::QueuedAttempts::listen();
         let stuck = pool.clone();
         let mut stuck = Box::pin(async move { stuck.acquire().await });
         tokio::select! {
             _ = &mut stuck => panic!("it is held"),
-            () = in_line.until(1) => {}
+            () = queued.until(1) => {}
         }
         let before = now();
         held.release().await.unwrap();
@@ -319,16 +319,16 @@ async fn beyond_the_most_that_may_wait_callers_are_refused_at_once() {
 }
 
 #[tokio::test]
-async fn a_waiter_that_does_not_come_for_its_permit_holds_it_for_a_quarter_of_a_second() {
+async fn a_waiter_that_does_not_confirm_its_permit_holds_it_for_a_quarter_of_a_second() {
     for (store, larder) in each_store().await {
         let pool = larder.semaphore("pool", 1).ttl(TTL);
         let held = pool.acquire().await.unwrap();
-        let in_line = support::waiting::InLine::listen();
+        let queued = support::waiting::QueuedAttempts::listen();
         let stuck = pool.clone();
         let mut stuck = Box::pin(async move { stuck.acquire().await });
         tokio::select! {
             _ = &mut stuck => panic!("{store}: it is held"),
-            () = in_line.until(1) => {}
+            () = queued.until(1) => {}
         }
         let next = waits_for(&pool, 1).await;
         held.release().await.unwrap();
@@ -424,12 +424,12 @@ async fn permits_and_locks_are_given_back_and_handed_over_at_maxmemory() {
     let held = pool.acquire_many(2).await.unwrap();
     let guard = lock.acquire().await.unwrap();
     let (one, two) = (waits_for(&pool, 1).await, waits_for(&pool, 2).await);
-    let in_line = support::waiting::InLine::listen();
+    let queued = support::waiting::QueuedAttempts::listen();
     let next = tokio::spawn({
         let lock = lock.clone();
         async move { lock.acquire().await }
     });
-    in_line.until(1).await;
+    queued.until(1).await;
     server.command(&["CONFIG", "SET", "maxmemory", "1"]);
     let full = larder.cache::<u32>("n").ttl(TTL).format(larder::Format::Plain).build().unwrap();
     assert_eq!(full.set("a", &1).await.unwrap_err().kind(), ErrorKind::OutOfMemory);

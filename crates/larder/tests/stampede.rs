@@ -191,11 +191,11 @@ fn a_thousand_tasks_of_four_processes_load_a_cold_key_once() {
 }
 
 #[test]
-fn when_the_loading_process_is_killed_one_other_loads_after_the_leases_liveness() {
+fn when_the_loading_process_is_killed_one_other_loads_after_the_claims_liveness() {
     if worker::role().is_some() {
         return be_a_crowd();
     }
-    let test = "when_the_loading_process_is_killed_one_other_loads_after_the_leases_liveness";
+    let test = "when_the_loading_process_is_killed_one_other_loads_after_the_claims_liveness";
     let load = Duration::from_millis(500);
     let slow = Loads::of(Duration::from_secs(60));
     let others = Loads::of(load);

@@ -569,9 +569,9 @@ async fn events_are_as_listed_and_hold_no_key_no_value_and_no_password() {
     let permit = exports.try_acquire().await.unwrap();
     larder.semaphore("exports", 2).key("key-10").set_permits(2, 1).await.unwrap();
     drop(exports.clone().try_acquire().await.unwrap());
-    let lease = larder::limit::PermitBatch::batch(9).span(Duration::from_millis(500));
-    let leased = larder.rate_limiter("leased", Quota::per_hour(90)).unwrap().leased(lease).unwrap();
-    assert!(leased.allow("key-11").await.unwrap());
+    let batch = larder::limit::PermitBatch::batch(9).span(Duration::from_millis(500));
+    let batched = larder.rate_limiter("batched", Quota::per_hour(90)).unwrap().batched(batch).unwrap();
+    assert!(batched.allow("key-11").await.unwrap());
     server.kill();
     until("the outage shows", async || larder.ping().await.is_err_and(|e| e.kind() == ErrorKind::Refused))
         .await;
@@ -589,7 +589,7 @@ async fn events_are_as_listed_and_hold_no_key_no_value_and_no_password() {
     let seen = |message: &str| events.0.lock().unwrap().iter().any(|(event, _)| event.1 == message);
     until("the lock was given up", async || seen("a lock could not be released and will expire")).await;
     let unspent = "unused permits could not be given back and count until their window has passed";
-    until("the lease was given up", async || seen(unspent)).await;
+    until("the batch was given up", async || seen(unspent)).await;
     server.restart();
     until("it is back", async || larder.ping().await.is_ok()).await;
     until("the queue was sent", async || seen("queued invalidations sent")).await;
@@ -650,7 +650,7 @@ async fn events_are_as_listed_and_hold_no_key_no_value_and_no_password() {
 }
 
 #[tokio::test]
-async fn a_warning_that_comes_all_the_time_comes_once_a_second_and_hides_no_other() {
+async fn a_repeated_warning_is_logged_once_a_second_and_hides_no_other() {
     let events = Events::default();
     let _second = tracing::Dispatch::new(Events::default());
     let _subscribed = tracing::subscriber::set_default(events.clone());

@@ -63,7 +63,7 @@ async fn what_was_invalidated_is_not_decoded() {
         numbers.set("tagged", &7).tag("t").await.unwrap();
         there.tag("t").invalidate().await.unwrap();
         for key in ["cleared", "tagged"] {
-            support::until("it is void", async || {
+            support::until("it is invalid", async || {
                 let stored = here.explain(&format!("user:{key}")).await.unwrap().stored;
                 matches!(stored, Stored::Invalidated { .. })
             })

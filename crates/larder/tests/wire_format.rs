@@ -215,21 +215,21 @@ impl Entry {
     }
 
     /// What the entry is to a reader of numbers, given these versions.
-    fn judge(bytes: &[u8], clear: u64, tags: &BTreeMap<&str, u64>) -> Judged {
+    fn classify(bytes: &[u8], clear: u64, tags: &BTreeMap<&str, u64>) -> Served {
         let Some((carried, carried_tags, payload)) = Self::parse_strictly(bytes) else {
-            return Judged::Unreadable;
+            return Served::Unreadable;
         };
         // Of the times that are tried here one is long past and one is far in the future.
         let is_stale = bytes[2] >> 5 & 1 == 0 && number(&bytes[18..24]) == 1;
         let held = (carried == 0 || carried == clear)
             && carried_tags.iter().all(|(version, tag)| tags.get(tag.as_str()) == Some(version));
         if !held || bytes[2] >> 6 != 0 {
-            return Judged::Nothing;
+            return Served::Nothing;
         }
         match Self::value_of(bytes[2], payload) {
-            None => Judged::Unreadable,
-            Some(_) if is_stale => Judged::Nothing,
-            Some(value) => Judged::Value(value),
+            None => Served::Unreadable,
+            Some(_) if is_stale => Served::Nothing,
+            Some(value) => Served::Value(value),
         }
     }
 
@@ -280,7 +280,7 @@ impl Entry {
 }
 
 #[derive(Debug, PartialEq)]
-enum Judged {
+enum Served {
     Value(u32),
     Nothing,
     Unreadable,
@@ -315,7 +315,7 @@ async fn the_pages_example_is_read_as_the_page_says_and_is_what_the_page_takes_a
     let mut connection = raw(&server);
     put(&mut connection, "shop/user:123", &bytes);
     assert_eq!(users(&larder).get("123").await.unwrap(), None, "the tag has no version");
-    assert_eq!(larder.stats().caches["user"].unreadable, 0, "void is not unreadable");
+    assert_eq!(larder.stats().caches["user"].unreadable, 0, "invalid is not unreadable");
     put(&mut connection, "~tag.1:{shop/team:7}", b"1122334455667788");
     assert_eq!(users(&larder).get("123").await.unwrap(), None, "the cache has no version");
     put(&mut connection, "~clear.1:{shop/user}", b"8877665544332211");
@@ -325,10 +325,11 @@ async fn the_pages_example_is_read_as_the_page_says_and_is_what_the_page_takes_a
         [("~tag.1:{shop/team:7}", "1122334455667788"), ("~clear.1:{shop/user}", "8877665544332211")]
     {
         put(&mut connection, name, b"1122334455667789");
-        until("the new version is told", async || users(&larder).get("123").await.unwrap().is_none()).await;
+        until("the new version is reported", async || users(&larder).get("123").await.unwrap().is_none())
+            .await;
         assert!(!users(&larder).exists("123").await.unwrap());
         put(&mut connection, name, version.as_bytes());
-        until("the old one is told", async || users(&larder).get("123").await.unwrap().is_some()).await;
+        until("the old one is reported", async || users(&larder).get("123").await.unwrap().is_some()).await;
     }
     assert_eq!(larder.stats().caches["user"].unreadable, 0);
 
@@ -496,7 +497,7 @@ async fn a_writer_of_another_language_is_right_with_clear_and_tags_by_reading_ve
         write();
         until("the entry is there", is_there).await;
         server.command(&["SET", name, "00000000000000cd", "PX", "172800000"]);
-        until("the new version is told", async || !is_there().await).await;
+        until("the new version is reported", async || !is_there().await).await;
     }
     // Without a clear version.
     put(&mut raw(&server), "shop/user:a", &Entry::value(json).write());
@@ -652,7 +653,7 @@ async fn an_unknown_layout_is_a_miss_that_is_counted_and_loaded_over() {
 }
 
 #[tokio::test]
-async fn entries_stand_under_the_names_of_the_pages_table() {
+async fn entries_are_stored_under_the_names_of_the_pages_table() {
     let server = Server::start();
     for row in table("| namespace | cache | schema | key |") {
         let [namespace, cache, schema, key, name] = row.as_slice() else { panic!("{row:?}") };
@@ -672,7 +673,7 @@ async fn entries_stand_under_the_names_of_the_pages_table() {
 }
 
 #[tokio::test]
-async fn everything_else_stands_under_the_reserved_names_of_the_pages_table() {
+async fn everything_else_is_stored_under_the_reserved_names_of_the_pages_table() {
     let server = Server::start();
     for row in table("| what | namespace | called |") {
         let [what, namespace, called, name, kind] = row.as_slice() else { panic!("{row:?}") };
@@ -729,7 +730,7 @@ async fn everything_else_stands_under_the_reserved_names_of_the_pages_table() {
                     let lock = larder.lock(called);
                     async move { lock.acquire().await }
                 });
-                until("it stands in line", async || names(&server).contains(name)).await;
+                until("it is queued", async || names(&server).contains(name)).await;
                 std::mem::forget((guard, waiter));
             }
             "origin" => {
@@ -1086,7 +1087,7 @@ fn sealed() -> impl Strategy<Value = Vec<u8>> {
 }
 
 #[test]
-fn whatever_stands_behind_a_right_checksum_is_never_a_wrong_value() {
+fn any_bytes_behind_a_right_checksum_are_never_a_wrong_value() {
     let server = Server::start();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let mut connection = raw(&server);
@@ -1109,12 +1110,12 @@ fn whatever_stands_behind_a_right_checksum_is_never_a_wrong_value() {
             let many = numbers.get_many(["a"]).await.unwrap();
             ((found, unreadable), many)
         });
-        let wanted = Entry::judge(&bytes, 9, &BTreeMap::from([("t", 255)]));
+        let wanted = Entry::classify(&bytes, 9, &BTreeMap::from([("t", 255)]));
         prop_assert_eq!(&many, &[found.0]);
         let (found, place) = match found {
-            (Some(value), 0) => (Judged::Value(value), 0),
-            (None, 0) => (Judged::Nothing, 1),
-            _ => (Judged::Unreadable, 2),
+            (Some(value), 0) => (Served::Value(value), 0),
+            (None, 0) => (Served::Nothing, 1),
+            _ => (Served::Unreadable, 2),
         };
         seen.borrow_mut()[place] += 1;
         prop_assert_eq!(found, wanted, "{:x?}", bytes);
@@ -1125,7 +1126,7 @@ fn whatever_stands_behind_a_right_checksum_is_never_a_wrong_value() {
 }
 
 #[tokio::test]
-async fn a_fill_is_a_placeholder_with_versions_that_anybody_can_void() {
+async fn a_fill_is_a_placeholder_with_versions_that_any_program_can_invalidate() {
     let server = Server::start();
     let larder = connect(&server, "shop").await;
     let users = users(&larder);
@@ -1215,9 +1216,9 @@ async fn another_programs_placeholder_is_waited_for_until_it_is_replaced_expires
     tokio::join!(wait, replace);
 
     // A placeholder whose loader died, and a placeholder from before a clear.
-    for (void, kept) in [(placeholder.clone(), "300"), (Entry { clear: 1, ..placeholder }, "3600000")] {
+    for (invalid, kept) in [(placeholder.clone(), "300"), (Entry { clear: 1, ..placeholder }, "3600000")] {
         let mut connection = raw(&server);
-        put(&mut connection, name, &void.write());
+        put(&mut connection, name, &invalid.write());
         server.command(&["PEXPIRE", name, kept]);
         let loader = move || async move {
             assert_ne!(Entry::read(&stored(&mut connection, name)).nonce, 7);
@@ -1229,7 +1230,7 @@ async fn another_programs_placeholder_is_waited_for_until_it_is_replaced_expires
 }
 
 #[tokio::test]
-async fn a_placeholder_and_a_lease_are_renewed_while_their_loader_runs() {
+async fn a_placeholder_and_a_refresh_claim_are_renewed_while_their_loader_runs() {
     let server = Server::start();
     let larder = connect(&server, "shop").await;
     let users = users(&larder);
@@ -1251,20 +1252,20 @@ async fn a_placeholder_and_a_lease_are_renewed_while_their_loader_runs() {
             Ok::<_, Infallible>(user("loaded"))
         }
     };
-    let (fill, lease) = (renewed("shop/user:a"), renewed("~lease.2:{shop/user:a}"));
+    let (fill, claim) = (renewed("shop/user:a"), renewed("~lease.2:{shop/user:a}"));
     users.get_or_load("a", move || fill).await.unwrap();
-    users.refresh("a", move |_| lease).await.unwrap();
+    users.refresh("a", move |_| claim).await.unwrap();
     assert_eq!(larder.stats().caches["user"].fills_invalidated, 0);
     assert_eq!(entries_and_others(&server).0, ["shop/user:a"]);
     assert_eq!(server.query::<u64>(&["EXISTS", "~lease.2:{shop/user:a}"]), 0);
 }
 
 #[tokio::test]
-async fn a_refresh_is_a_lease_beside_the_value_that_anybody_can_void() {
+async fn a_refresh_is_a_claim_beside_the_value_that_any_program_can_invalidate() {
     let server = Server::start();
     let larder = connect(&server, "shop").await;
     let users = larder.cache::<User>("user").ttl(HOUR).stale_for(HOUR).build().unwrap();
-    let (name, lease, url) = ("shop/user:a", "~lease.2:{shop/user:a}", server.url());
+    let (name, claim, url) = ("shop/user:a", "~lease.2:{shop/user:a}", server.url());
     // Refreshes a stale value, and returns what was stored before and afterwards.
     let load = async |interference: Option<redis::Cmd>| {
         users.set("a", &user("Ann")).await.unwrap();
@@ -1274,8 +1275,8 @@ async fn a_refresh_is_a_lease_beside_the_value_that_anybody_can_void() {
         let loader = move || async move {
             let mut connection = redis::Client::open(url).unwrap().get_connection().unwrap();
             assert_eq!(stored(&mut connection, name), old, "it stays");
-            assert_eq!(stored(&mut connection, lease).len(), 32);
-            let left: i64 = redis::cmd("PTTL").arg(lease).query(&mut connection).unwrap();
+            assert_eq!(stored(&mut connection, claim).len(), 32);
+            let left: i64 = redis::cmd("PTTL").arg(claim).query(&mut connection).unwrap();
             assert!(left > 0 && left <= 3000, "{left}");
             if let Some(interference) = interference {
                 interference.exec(&mut connection).unwrap();
@@ -1287,7 +1288,7 @@ async fn a_refresh_is_a_lease_beside_the_value_that_anybody_can_void() {
     };
     let (_, after) = load(None).await;
     assert_eq!(Entry::read(&after.unwrap()).plain(), br#"{"name":"loaded","age":30}"#);
-    assert_eq!(server.query::<u64>(&["EXISTS", lease]), 0);
+    assert_eq!(server.query::<u64>(&["EXISTS", claim]), 0);
 
     let command = |words: &[&str]| redis::cmd(words[0]).arg(&words[1..]).take();
     let theirs = r#"{"name":"theirs","age":1}"#;
@@ -1296,7 +1297,7 @@ async fn a_refresh_is_a_lease_beside_the_value_that_anybody_can_void() {
     let (_, after) = load(Some(command(&["DEL", name]))).await;
     assert_eq!(after, None);
     // Taken by another client, or lost: the old value stays.
-    for interference in [command(&["SET", lease, "00000000000000ab", "PX", "3000"]), command(&["DEL", lease])]
+    for interference in [command(&["SET", claim, "00000000000000ab", "PX", "3000"]), command(&["DEL", claim])]
     {
         let (before, after) = load(Some(interference)).await;
         assert_eq!(after.as_ref(), Some(&before));

@@ -97,7 +97,7 @@ pub(super) const MUTANTS: &[Mutant] = &[
         &[test("invalidated", "what_was_read_before_a_set_is_never_stored_after_it"), EQUIVALENCE],
     ),
     mutant(
-        "a refresh is stored though its lease is another's",
+        "a refresh is stored though its claim is another's",
         &[rebuilt(
             COMMIT_REFRESH,
             "if redis.call('GET', KEYS[2]) ~= ARGV[2] then",
@@ -125,12 +125,12 @@ pub(super) const MUTANTS: &[Mutant] = &[
             "abandon_in_background(&self.context, self.entry.clone(), claim);",
             "drop(claim);",
         )],
-        &[test("loader", "a_key_whose_load_elsewhere_came_to_nothing_is_loaded_after_all")],
+        &[test("loader", "a_key_whose_load_elsewhere_stored_nothing_is_loaded_after_all")],
     ),
     mutant(
         "a claim is not renewed",
         &[switched(CLAIM, "under_way.spawn(renew(context.clone(), entry, claim));", "drop((entry, claim));")],
-        &[test("wire_format", "a_placeholder_and_a_lease_are_renewed_while_their_loader_runs")],
+        &[test("wire_format", "a_placeholder_and_a_refresh_claim_are_renewed_while_their_loader_runs")],
     ),
     mutant(
         "a stale value is served as fresh",
@@ -146,7 +146,7 @@ pub(super) const MUTANTS: &[Mutant] = &[
         "the version of a clear is not compared",
         &[within(
             VERDICT,
-            "Some(Some((version, seen))) if ",
+            "Some(Some((version, stamp))) if ",
             ["version == meta.clear_version", "version != 0"],
             " =>",
         )],
@@ -168,7 +168,7 @@ pub(super) const MUTANTS: &[Mutant] = &[
         &[test("loader", "an_absence_that_one_program_found_is_known_to_the_other")],
     ),
     mutant(
-        "who needs a value is told that there is none",
+        "a caller that needs a value gets the answer that there is none",
         &[within(
             FILL,
             "Lookup::Absent(_) if self.reason == Reason::Missing && ",

@@ -112,7 +112,7 @@ pub(super) const MUTANTS: &[Mutant] = &[
         &[test("errors", "a_server_that_does_not_know_a_command_and_repeats_its_arguments")],
     ),
     mutant(
-        "a socket's permissions are told as a refusal of the server's",
+        "a socket's permissions are reported as a refusal of the server's",
         &[within(ERROR, "ErrorKind::Refused if ", ["forbidden", "forbidden && address.is_empty()"], " =>")],
         &[SOCKET],
     ),

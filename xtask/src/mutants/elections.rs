@@ -104,20 +104,20 @@ pub(super) const MUTANTS: &[Mutant] = &[
     ),
     mutant(
         "an observer that is not notified waits all the same",
-        &[switched(ELECTION, "seen.stamp.is_some_and(tracked)", "true")],
+        &[switched(ELECTION, "observation.stamp.is_some_and(tracked)", "true")],
         &[found("an_observer_that_the_server_does_not_notify_asks")],
     ),
     mutant(
         "an observer does not know when a lease is over",
         &[switched(
             ELECTION,
-            "seen.ends.is_some_and(|ends| ends <= locks.context.clock.now())",
-            "seen.ends.is_some_and(|_| false)",
+            "observation.ends.is_some_and(|ends| ends <= locks.context.clock.now())",
+            "observation.ends.is_some_and(|_| false)",
         )],
         &[test("testing", "an_observer_sees_the_end_of_a_lease_by_the_worlds_clock")],
     ),
     mutant(
-        "an observer ends with the first look that fails",
+        "an observer ends with the first read that fails",
         &[within(
             ELECTION,
             "Err(error) if ",

@@ -21,7 +21,7 @@ const TOO_FEW: Test =
 const RENEWAL: Test = replicas("a_renewal_that_too_few_replicas_acknowledge_ends_the_lock");
 
 const FAILOVER: &str = "crates/larder/src/lock/failover.rs";
-const KEEPING: &str = "crates/larder/src/lock/renewer.rs";
+const RENEWER: &str = "crates/larder/src/lock/renewer.rs";
 const QUARANTINE: &str = "crates/larder/src/store/redis/lua/lock/quarantine.lua";
 const REPLICAS: &str = "crates/larder/src/store/redis/replicas.rs";
 
@@ -79,7 +79,7 @@ pub(super) const MUTANTS: &[Mutant] = &[
     ),
     mutant(
         "renewals are not acknowledged",
-        &[switched(KEEPING, "due.iter().any(|(lease, _)| lease.failover.replicas > 0)", "false")],
+        &[switched(RENEWER, "due.iter().any(|(lease, _)| lease.failover.replicas > 0)", "false")],
         &[RENEWAL],
     ),
 ];

@@ -54,7 +54,7 @@ pub(super) const MUTANTS: &[Mutant] = &[
     mutant(
         "a round trip is never verified",
         &[within(VALUE, "if ", ["!self.verify", "true"], " {")],
-        &[test("formats", "a_value_that_comes_back_different_is_refused_by_the_verified_round_trip")],
+        &[test("formats", "a_value_that_is_read_back_different_is_refused_by_the_verified_round_trip")],
     ),
     mutant(
         "a value in a new envelope keeps its nonce",
@@ -91,7 +91,7 @@ pub(super) const MUTANTS: &[Mutant] = &[
             "rmp_serde::Deserializer::from_read_ref(payload).with_human_readable()",
             "rmp_serde::Deserializer::from_read_ref(payload)",
         )],
-        &[test("formats", "what_serde_reads_from_a_buffer_comes_back_from_both_formats")],
+        &[test("formats", "what_serde_reads_from_a_buffer_is_read_back_from_both_formats")],
     ),
     mutant(
         "a compressed value does not say so",
@@ -109,4 +109,4 @@ pub(super) const MUTANTS: &[Mutant] = &[
     ),
 ];
 
-const SLOW_END: Test = test("near", "a_copy_ends_with_the_time_to_live_though_the_server_is_slow_to_tell");
+const SLOW_END: Test = test("near", "a_copy_ends_with_the_time_to_live_though_the_server_reports_it_late");

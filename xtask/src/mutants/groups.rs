@@ -11,7 +11,7 @@ const FIRST: Test = found("of_two_attempts_with_a_lock_in_common_the_first_is_se
 const EQUIVALENCE: Test =
     unit("store::equivalence_locks::both_stores_answer_the_same_to_every_history_of_locks");
 const TOGETHER: Test = found("the_keys_of_a_group_expire_together");
-const RANDOM: Test = found("random_overlapping_sets_come_to_no_deadlock_and_no_two_holders");
+const RANDOM: Test = found("random_overlapping_sets_cause_no_deadlock_and_no_two_holders");
 
 const ACQUIRE: &str = "crates/larder/src/store/redis/lua/group/acquire.lua";
 const GIVE: &str = "crates/larder/src/store/redis/lua/group/give.lua";

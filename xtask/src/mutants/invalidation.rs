@@ -38,12 +38,12 @@ pub(super) const MUTANTS: &[Mutant] = &[
     mutant(
         "a clear leaves the version that is known here",
         &[switched(INVALIDATE, "context.invalidations.versions.changed(&shared.clear);", "")],
-        &[test("between", "a_clear_is_seen_by_its_own_larder_though_no_push_tells_of_it")],
+        &[test("between", "a_clear_is_seen_by_its_own_larder_though_no_push_reports_it")],
     ),
     mutant(
         "an invalidated tag leaves the version that is known here",
         &[switched(TAG, "context.invalidations.versions.changed(&name);", "")],
-        &[test("between", "an_invalidated_tag_is_seen_by_its_own_larder_though_no_push_tells_of_it")],
+        &[test("between", "an_invalidated_tag_is_seen_by_its_own_larder_though_no_push_reports_it")],
     ),
     mutant(
         "a clear leaves the loads under way",
@@ -166,9 +166,7 @@ pub(super) const MUTANTS: &[Mutant] = &[
         &[switched(QUEUE, "item.kind == Invalidation::Tag && item.generation > epoch_replaced", "false")],
         &[
             AFTER_EPOCH,
-            unit(
-                "invalidation::sender::tests::hundreds_of_tags_take_a_few_round_trips_and_come_after_the_epoch",
-            ),
+            unit("invalidation::sender::tests::hundreds_of_tags_take_a_few_round_trips_and_follow_the_epoch"),
         ],
     ),
     mutant(

@@ -88,7 +88,7 @@ pub(super) const MUTANTS: &[Mutant] = &[
         "only the last end is recognised when it is sent again",
         &[rebuilt(END, "string.sub(ends, 1, 255)", "string.sub(ends, 1, 0)")],
         &[
-            test("jobs", "a_run_whose_end_is_recorded_hears_so_also_after_the_run_of_a_later_period"),
+            test("jobs", "a_run_whose_end_is_recorded_learns_so_also_after_the_run_of_a_later_period"),
             EQUIVALENCE,
         ],
     ),

@@ -14,8 +14,8 @@ const fn costs(name: &'static str) -> Test {
     test("limits_axum_costs", name)
 }
 
-const fn leases(name: &'static str) -> Test {
-    test("limits_leases", name)
+const fn batches(name: &'static str) -> Test {
+    test("limits_batches", name)
 }
 
 const EQUIVALENCE: Test = unit("store::equivalence_limits::both_stores_decide_the_same_at_every_time");
@@ -45,7 +45,7 @@ const GIVEN_BACK: Test =
 const CHARGES: Test =
     unit("limit::request::tests::every_way_to_charge_a_key_ends_the_refusal_that_is_known_of_it");
 const STEPPED_BACK: Test = unit(
-    "store::equivalence_limits::booked::a_turn_after_the_clock_stepped_back_is_used_when_the_cost_fits_and_charged_no_sooner",
+    "store::equivalence_limits::booked::a_turn_after_the_clock_stepped_back_is_used_when_the_cost_fits_and_not_charged_before",
 );
 const JOINT: Test =
     test("limits_together", "what_is_charged_or_given_back_to_any_key_ends_a_refusal_of_several_keys");
@@ -75,7 +75,7 @@ const REQUEST: &str = "crates/larder/src/limit/request.rs";
 const QUEUE: &str = "crates/larder/src/limit/wait_queue.rs";
 const TURN: &str = "crates/larder/src/limit/turn.rs";
 const KNOWN: &str = "crates/larder/src/limit/local/known.rs";
-const LEASE: &str = "crates/larder/src/limit/batch.rs";
+const BATCH: &str = "crates/larder/src/limit/batch.rs";
 const KEY_CHANGE: &str = "crates/larder/src/limit/key_change.rs";
 const LOCAL: &str = "crates/larder/src/limit/local/mod.rs";
 const MEMORY: &str = "crates/larder/src/store/memory/limits/mod.rs";
@@ -105,19 +105,19 @@ const SERVICE: &str = "crates/larder/src/http/service.rs";
 
 pub(super) const MUTANTS: &[Mutant] = &[
     mutant(
-        "a lease's time counts from the answer",
-        &[switched(LEASE, "asked.0.after(span - drift(span))", "self.now().after(span - drift(span))")],
-        &[test("limits_leases", "a_leases_time_counts_from_before_its_request_left")],
+        "a batch's time counts from the answer",
+        &[switched(BATCH, "asked.0.after(span - drift(span))", "self.now().after(span - drift(span))")],
+        &[test("limits_batches", "a_batchs_time_counts_from_before_its_request_left")],
     ),
     mutant(
-        "a lease is charged when it is taken",
-        &[switched(LEASE, "u64::try_from(span.as_micros()).unwrap_or(u64::MAX)", "0")],
+        "a batch is charged when it is taken",
+        &[switched(BATCH, "u64::try_from(span.as_micros()).unwrap_or(u64::MAX)", "0")],
         &[PROGRAMS],
     ),
     mutant(
         "a batch is spent after a reset",
-        &[switched(LEASE, "self.inner.local.resets() != resets", "false")],
-        &[test("limits_leases", "a_batch_that_was_asked_for_before_a_reset_is_not_spent_after_it")],
+        &[switched(BATCH, "self.inner.local.resets() != resets", "false")],
+        &[test("limits_batches", "a_batch_that_was_asked_for_before_a_reset_is_not_spent_after_it")],
     ),
     mutant(
         "a refusal is repeated for a sixtieth of a day",
@@ -211,7 +211,7 @@ pub(super) const MUTANTS: &[Mutant] = &[
     ),
     mutant(
         "a refused key is charged with those that pass",
-        &[switched(MEMORY, "looked.iter().any(|one| one.granted == 0)", "false")],
+        &[switched(MEMORY, "peeked.iter().any(|one| one.granted == 0)", "false")],
         &[TOGETHER],
     ),
     mutant(
@@ -275,7 +275,7 @@ pub(super) const MUTANTS: &[Mutant] = &[
         &[switched(
             REQUEST,
             "charged.granted > 0",
-            "charged.granted > 0 && !matches!(charge.take, ChargeMode::Turns { .. })",
+            "charged.granted > 0 && !matches!(charge.mode, ChargeMode::Turns { .. })",
         )],
         &[CHARGES],
     ),
@@ -284,13 +284,13 @@ pub(super) const MUTANTS: &[Mutant] = &[
         &[switched(
             REQUEST,
             "charged.granted > 0",
-            "charged.granted > 0 && !matches!(charge.take, ChargeMode::Half { .. })",
+            "charged.granted > 0 && !matches!(charge.mode, ChargeMode::Half { .. })",
         )],
         &[CHARGES],
     ),
     mutant(
         "a debt does not end the refusal that is known",
-        &[switched(REQUEST, "charged.granted > 0", "charged.granted > 0 && charge.take != ChargeMode::Debt")],
+        &[switched(REQUEST, "charged.granted > 0", "charged.granted > 0 && charge.mode != ChargeMode::Debt")],
         &[CHARGES],
     ),
     mutant(
@@ -355,7 +355,7 @@ pub(super) const MUTANTS: &[Mutant] = &[
         )],
     ),
     mutant(
-        "clients are told to come back in any number of years",
+        "clients are told to retry in any number of years",
         &[switched(RANDOM, "most.min(DAY)", "most")],
         &[unit("random::tests::a_random_part_of_a_span_has_a_bound")],
     ),
@@ -447,15 +447,15 @@ pub(super) const MUTANTS: &[Mutant] = &[
     mutant(
         "three times the limit is owed, in both stores",
         &[
-            rebuilt(MEMORY, "(2 * term.limit)", "(3 * term.limit)"),
-            rebuilt(CHARGE_ANY, "2 * term.limit - track.total", "3 * term.limit - track.total"),
+            rebuilt(MEMORY, "(2 * spec.limit)", "(3 * spec.limit)"),
+            rebuilt(CHARGE_ANY, "2 * spec.limit - track.total", "3 * spec.limit - track.total"),
         ],
         &[ORACLE],
     ),
     mutant(
         "keys are charged though one of them refuses, in both stores",
         &[
-            rebuilt(MEMORY, "looked.iter().any(|one| one.granted == 0)", "false"),
+            rebuilt(MEMORY, "peeked.iter().any(|one| one.granted == 0)", "false"),
             rebuilt(
                 TOGETHER_LUA,
                 "passes = passes and struct.unpack('>I4', answers[place]) > 0",
@@ -494,13 +494,13 @@ pub(super) const MUTANTS: &[Mutant] = &[
         )],
     ),
     mutant(
-        "a turn is used whose answer came late",
+        "a turn is used whose answer arrived late",
         &[switched(
             TURN,
             "self.charged.wait == 0 || self.answered.since(self.sent) <= late",
             "self.answered >= self.sent",
         )],
-        &[test("limits_processes", "a_turn_whose_answer_comes_late_is_not_used_late")],
+        &[test("limits_processes", "a_turn_whose_answer_arrives_late_is_not_used_late")],
     ),
     mutant(
         "the latest reply says what the server's clock shows",
@@ -600,7 +600,7 @@ pub(super) const MUTANTS: &[Mutant] = &[
             "self.batch.take().filter(|batch| batch.left > 0)",
             "self.batch.take().filter(|_| false)",
         )],
-        &[leases("unspent_permits_of_a_batch_come_back_when_an_override_is_set_or_ended")],
+        &[batches("unspent_permits_of_a_batch_are_given_back_when_an_override_is_set_or_ended")],
     ),
     mutant(
         "permits from before an override are not given back under it, in both stores",
@@ -627,7 +627,7 @@ pub(super) const MUTANTS: &[Mutant] = &[
     ),
     mutant(
         "a limit that crosses 65,535 makes another record, in memory",
-        &[switched(RECORD, "!cut && old.has_all_places_of(terms)", "false")],
+        &[switched(RECORD, "!cut && old.has_all_places_of(specs)", "false")],
         &[CROSSES],
     ),
     mutant(
@@ -638,7 +638,7 @@ pub(super) const MUTANTS: &[Mutant] = &[
     mutant(
         "buckets of any width leave a charge in its place, in both stores",
         &[
-            rebuilt(TRACK, " && *width == term.width);", " && *width > 0);"),
+            rebuilt(TRACK, " && *width == spec.width);", " && *width > 0);"),
             rebuilt(CHARGE_ANY, "source.counts and source.width == track.width)", "source.counts)"),
         ],
         &[unit(
@@ -655,7 +655,7 @@ pub(super) const MUTANTS: &[Mutant] = &[
     mutant(
         "a failed reset forgets the batch",
         &[switched(KEY_CHANGE, "self.may_have_happened = error.is_indeterminate()", "self.batch = None")],
-        &[leases("a_batch_is_kept_when_a_reset_or_an_override_certainly_did_not_happen")],
+        &[batches("a_batch_is_kept_when_a_reset_or_an_override_certainly_did_not_happen")],
     ),
     mutant(
         "a reset without an answer leaves the batch",
@@ -665,18 +665,18 @@ pub(super) const MUTANTS: &[Mutant] = &[
             ["true", "false"],
             ", resets }",
         )],
-        &[leases("after_a_reset_without_an_answer_no_permit_from_before_it_is_spent")],
+        &[batches("after_a_reset_without_an_answer_no_permit_from_before_it_is_spent")],
     ),
     mutant(
         "a failed reset restores a batch that another reset has wiped",
-        &[switched(KEY_CHANGE, "alone && facts.lease.is_none()", "facts.lease.is_none()")],
+        &[switched(KEY_CHANGE, "alone && facts.batch.is_none()", "facts.batch.is_none()")],
         &[unit(
             "limit::key_change::tests::a_failed_change_restores_no_batch_that_another_change_has_wiped_meanwhile",
         )],
     ),
     mutant(
         "a batch is taken while the key is reset",
-        &[switched(LEASE, "local.is_changing(name.as_bytes())", "false")],
+        &[switched(BATCH, "local.is_changing(name.as_bytes())", "false")],
         &[unit("limit::key_change::tests::no_batch_is_taken_while_a_reset_is_under_way")],
     ),
     mutant(
@@ -700,7 +700,7 @@ pub(super) const MUTANTS: &[Mutant] = &[
     ),
     mutant(
         "GCRA bounds how far ahead a turn is booked",
-        &[switched(LIMITER, "term.rule != Rule::Gcra", "term.limit > 0")],
+        &[switched(LIMITER, "spec.rule != Rule::Gcra", "spec.limit > 0")],
         &[FAR],
     ),
     mutant(
@@ -776,13 +776,13 @@ pub(super) const MUTANTS: &[Mutant] = &[
             within(
                 MEMORY,
                 "let wanted = ",
-                ["wanted.min(term.limit)", "if wanted > term.limit { return 0 } else { wanted }"],
+                ["wanted.min(spec.limit)", "if wanted > spec.limit { return 0 } else { wanted }"],
                 ";",
             ),
             rebuilt(
                 CHARGE_ANY,
-                "if total_of(track) + wanted > term.limit then",
-                "if total_of(track) + most > term.limit and most <= term.limit then",
+                "if total_of(track) + wanted > spec.limit then",
+                "if total_of(track) + most > spec.limit and most <= spec.limit then",
             ),
         ],
         &[costs("a_request_refused_by_an_override_passes_after_the_time_that_its_answer_says")],

@@ -15,7 +15,7 @@ const FENCE_KEPT: Test = test("lock_handles", "what_is_renewed_keeps_its_fence_a
 const LATE: Test = test("lock_holding", "a_request_that_arrives_after_it_was_given_up_takes_nothing");
 const OUTAGE: Test =
     test("lock_holding", "a_wait_that_ends_in_an_outage_gets_its_error_and_after_it_that_the_lock_is_held");
-const ORDER: Test = test("lock_queue", "sixty_four_waiters_are_served_in_the_order_in_which_they_came");
+const ORDER: Test = test("lock_queue", "sixty_four_waiters_are_served_in_the_order_in_which_they_queued");
 const LATE_PUSH: Test = test("lock_queue", "a_late_wake_up_does_not_lengthen_the_lease");
 const DEAD_HEADS: Test = test("lock_queue", "dead_heads_cost_the_queue_at_most_half_a_second_each");
 const GONE: Test = test("lock_queue", "a_dropped_waiter_leaves_its_place_at_once");
@@ -29,14 +29,14 @@ const SENTINEL: Test = failover("holders_and_waiters_follow_a_sentinel_failover"
 
 const ATTEMPT: &str = "crates/larder/src/lock/attempt.rs";
 const GUARD: &str = "crates/larder/src/lock/guard.rs";
-const HOLDING: &str = "crates/larder/src/lock/lease.rs";
-const KEEPING: &str = "crates/larder/src/lock/renewer.rs";
+const LEASE: &str = "crates/larder/src/lock/lease.rs";
+const RENEWER: &str = "crates/larder/src/lock/renewer.rs";
 const MEMORY: &str = "crates/larder/src/store/memory/locks.rs";
 const ACQUIRE: &str = "crates/larder/src/store/redis/lua/lock/acquire.lua";
 const CONFIRM: &str = "crates/larder/src/store/redis/lua/lock/confirm.lua";
 const EXTEND: &str = "crates/larder/src/store/redis/lua/lock/extend.lua";
 const FENCE: &str = "crates/larder/src/store/redis/lua/lock/fence.lua";
-const LINE: &str = "crates/larder/src/store/redis/lua/lock/queue.lua";
+const QUEUE: &str = "crates/larder/src/store/redis/lua/lock/queue.lua";
 const RELEASE: &str = "crates/larder/src/store/redis/lua/lock/release.lua";
 
 /// Where a fence must continue from the last one.
@@ -65,14 +65,14 @@ pub(super) const MUTANTS: &[Mutant] = &[
     ),
     mutant(
         "no drift margin",
-        &[switched(HOLDING, "ttl / 100 + Duration::from_millis(2)", "ttl * 0")],
+        &[switched(LEASE, "ttl / 100 + Duration::from_millis(2)", "ttl * 0")],
         &[unit(
             "lock::tests::a_guard_is_lost_before_another_holds_the_lock_though_its_clock_is_a_hundredth_slow",
         )],
     ),
     mutant(
-        "an answer that comes after the deadline revives the guard",
-        &[within(HOLDING, "Some(old) if ", ["*old > now", "*old > now || now >= *old"], " => {")],
+        "an answer that arrives after the deadline revives the guard",
+        &[within(LEASE, "Some(old) if ", ["*old > now", "*old > now || now >= *old"], " => {")],
         &[unit("lock::tests::an_answer_that_arrives_after_the_deadline_does_not_revive_it")],
     ),
     mutant(
@@ -106,7 +106,7 @@ pub(super) const MUTANTS: &[Mutant] = &[
     ),
     mutant(
         "renewals wait for replicas on the callers' connections",
-        &[switched(KEEPING, "renewer.context.background_coordination()", "renewer.context.coordination()")],
+        &[switched(RENEWER, "renewer.context.background_coordination()", "renewer.context.coordination()")],
         &[test(
             "lock_replicas",
             "a_lock_with_replicas_is_kept_while_the_only_thread_of_its_runtime_computes",
@@ -114,7 +114,7 @@ pub(super) const MUTANTS: &[Mutant] = &[
     ),
     mutant(
         "a lost lock names no holder",
-        &[switched(HOLDING, "self.lost_to.get()", "self.lost_to.get().filter(|_| false)")],
+        &[switched(LEASE, "self.lost_to.get()", "self.lost_to.get().filter(|_| false)")],
         &[test("lock_handles", "errors_of_locks_name_the_lock_and_its_holder")],
     ),
     mutant(
@@ -137,7 +137,7 @@ pub(super) const MUTANTS: &[Mutant] = &[
         "the deadline of a free lock counts from the answer",
         &[within(
             ATTEMPT,
-            "Ok(attempted) => {\n                self.heard = ",
+            "Ok(attempted) => {\n                self.last_answer = ",
             ["now", "now.max(self.locks.context.clock.now())"],
             ";",
         )],
@@ -147,7 +147,7 @@ pub(super) const MUTANTS: &[Mutant] = &[
         "the deadline of a lock that was handed over counts from the answer",
         &[within(
             ATTEMPT,
-            "        self.heard = ",
+            "        self.last_answer = ",
             ["now", "now.max(self.locks.context.clock.now())"],
             ";\n        if matches!(answer",
         )],
@@ -158,7 +158,7 @@ pub(super) const MUTANTS: &[Mutant] = &[
         &[switched(
             ATTEMPT,
             "self.confirm(woken).await",
-            "{ self.heard = woken; Ok::<_, Error>(AttemptReply::Granted { fence: 1 }) }",
+            "{ self.last_answer = woken; Ok::<_, Error>(AttemptReply::Granted { fence: 1 }) }",
         )],
         &[ORDER, LATE_PUSH],
     ),
@@ -175,7 +175,7 @@ pub(super) const MUTANTS: &[Mutant] = &[
     mutant(
         "the deadline of a renewal counts from the answer",
         &[within(
-            KEEPING,
+            RENEWER,
             "Some(Renewal::Held) if ",
             ["lease.renewed(sent, ttl)", "lease.renewed(context.clock.now(), ttl)"],
             " => {}",
@@ -202,7 +202,7 @@ pub(super) const MUTANTS: &[Mutant] = &[
         &[LATE, EQUIVALENCE],
     ),
     mutant(
-        "who comes takes the lock past the line",
+        "a new caller takes the lock past the queue",
         &[rebuilt(
             ACQUIRE,
             "if not held and redis.call('PEXPIRE', KEYS[3], '10560') == 0 then",
@@ -222,16 +222,16 @@ pub(super) const MUTANTS: &[Mutant] = &[
     mutant(
         "a waiter that did not take its turn gets the next one",
         &[rebuilt(
-            LINE,
+            QUEUE,
             "redis.pcall('SET', wake, '1', 'NX', 'PX', live)\n        if woken",
             "redis.pcall('SET', wake, '1', 'PX', live)\n        if woken",
         )],
         &[EQUIVALENCE],
     ),
     mutant(
-        "who came last is served first",
+        "the last caller is served first",
         &[rebuilt(
-            LINE,
+            QUEUE,
             "redis.call('ZRANGE', queue, at, at + more, 'WITHSCORES')",
             "redis.call('ZREVRANGE', queue, at, at + more, 'WITHSCORES')",
         )],
@@ -247,7 +247,7 @@ pub(super) const MUTANTS: &[Mutant] = &[
         &[DEAD_HEADS],
     ),
     mutant(
-        "who goes away stays in line",
+        "a caller that gives up stays in the queue",
         &[within(ATTEMPT, "Stage::Queued => ", ["Duration::from_millis(1)", "return"], ",")],
         &[GONE],
     ),
@@ -255,8 +255,8 @@ pub(super) const MUTANTS: &[Mutant] = &[
         "an outage is taken for a lock that is held",
         &[switched(
             ATTEMPT,
-            "heard.is_some_and(|heard| heard >= sent)",
-            "heard.is_none_or(|_| error.is_retryable() || sent <= self.heard)",
+            "last_answer.is_some_and(|last_answer| last_answer >= sent)",
+            "last_answer.is_none_or(|_| error.is_retryable() || sent <= self.last_answer)",
         )],
         &[OUTAGE],
     ),
@@ -277,7 +277,7 @@ pub(super) const MUTANTS: &[Mutant] = &[
             "now_micros.max(self.last_fence.saturating_add(1))",
             "now_micros.max(self.last_fence.min(1))",
         )],
-        &[unit("store::memory::locks::tests::fences_grow_though_the_clock_stands_still_or_is_set_back")],
+        &[unit("store::memory::locks::tests::fences_grow_though_the_clock_stops_or_is_set_back")],
     ),
     mutant(
         "who waits gives up at the first request that fails",

@@ -3,7 +3,7 @@
 use super::mutant::{Mutant, Test, mutant, switched, test, unit, within};
 
 const BUILDER: &str = "crates/larder/src/cache/builder.rs";
-const CHANGES: &str = "crates/larder/src/near/invalidations.rs";
+const INVALIDATIONS: &str = "crates/larder/src/near/invalidations.rs";
 const CLUSTER: &str = "crates/larder/src/store/redis/cluster.rs";
 const DIALLING: &str = "crates/larder/src/store/redis/supervisor/dialling.rs";
 const SUPERVISOR: &str = "crates/larder/src/store/redis/supervisor/mod.rs";
@@ -18,7 +18,7 @@ const PUSHED: Test =
     unit("near::invalidations::tests::a_change_reaches_the_tier_the_versions_and_the_waiters");
 const OWN: Test = test("near", "what_this_larder_writes_is_seen_at_once");
 const SILENT: Test = test("coherence", "near_copies_outlive_a_silent_connection_by_no_more_than_the_bound");
-const SLOW_END: Test = test("near", "a_copy_ends_with_the_time_to_live_though_the_server_is_slow_to_tell");
+const SLOW_END: Test = test("near", "a_copy_ends_with_the_time_to_live_though_the_server_reports_it_late");
 
 pub(super) const MUTANTS: &[Mutant] = &[
     mutant(
@@ -45,7 +45,7 @@ pub(super) const MUTANTS: &[Mutant] = &[
     mutant(
         "a clear empties no near tier",
         &[within(
-            CHANGES,
+            INVALIDATIONS,
             "get(name) {\n                ",
             ["tier.invalidate_all();", "let _ = tier;"],
             "\n            }",
@@ -55,7 +55,7 @@ pub(super) const MUTANTS: &[Mutant] = &[
     mutant(
         "a push that names nothing leaves the near tiers",
         &[within(
-            CHANGES,
+            INVALIDATIONS,
             "in self.tiers.read().values() {\n            ",
             ["tier.invalidate_all();", ""],
             "",
@@ -86,7 +86,7 @@ pub(super) const MUTANTS: &[Mutant] = &[
         "what was read on a connection that broke is trusted on",
         &[switched(
             TRUST,
-            "session.generation.compare_exchange(\n                seen.generation,\n                next,\n                Ordering::AcqRel,\n                Ordering::Acquire,\n            )",
+            "session.generation.compare_exchange(\n                stamp.generation,\n                next,\n                Ordering::AcqRel,\n                Ordering::Acquire,\n            )",
             "Ok::<u32, u32>(next)",
         )],
         &[unit("store::session::tests::a_broken_connection_ends_all_that_was_read_through_it")],
@@ -95,8 +95,8 @@ pub(super) const MUTANTS: &[Mutant] = &[
         "trust counts from the answer to a heartbeat",
         &[switched(
             SUPERVISOR,
-            "session.renew(seen, sent);",
-            "let _ = sent; session.renew(seen, session.moment());",
+            "session.renew(stamp, sent);",
+            "let _ = sent; session.renew(stamp, session.moment());",
         )],
         &[test("coherence", "trust_counts_from_the_sending_of_a_heartbeat_and_not_from_its_answer")],
     ),
@@ -105,7 +105,7 @@ pub(super) const MUTANTS: &[Mutant] = &[
         &[within(
             VERSION,
             "filter(|known| ",
-            ["sessions.is_valid(known.seen, now)", "sessions.is_current(known.seen)"],
+            ["sessions.is_valid(known.stamp, now)", "sessions.is_current(known.stamp)"],
             ")?;",
         )],
         &[unit("near::version::tests::a_version_is_valid_no_longer_than_its_connection_gives_signs_of_life")],
@@ -113,7 +113,7 @@ pub(super) const MUTANTS: &[Mutant] = &[
     mutant(
         "a slot that moves leaves the near tiers",
         &[
-            switched(CLUSTER, "tracking.listener.all_changed();", "let _ = tracking;"),
+            switched(CLUSTER, "tracking.sink.all_changed();", "let _ = tracking;"),
             switched(
                 SUPERVISOR,
                 "slots.replace(masters.clone()).is_none_or(|before| before == masters)",
@@ -144,8 +144,8 @@ pub(super) const MUTANTS: &[Mutant] = &[
         "a connection without tracking is trusted",
         &[switched(
             DIALLING,
-            "seen.filter(|_| armed && by == ConnectionUse::Trusted)",
-            "seen.filter(|_| by == ConnectionUse::Trusted)",
+            "stamp.filter(|_| armed && by == ConnectionUse::Trusted)",
+            "stamp.filter(|_| by == ConnectionUse::Trusted)",
         )],
         &[test("near", "where_tracking_is_refused_nothing_is_kept_near_and_all_works")],
     ),
@@ -156,7 +156,7 @@ pub(super) const MUTANTS: &[Mutant] = &[
     ),
     mutant(
         "a copy is served though its connection is silent",
-        &[switched(LOCAL, "sessions.is_valid(copy.seen, now)", "true")],
+        &[switched(LOCAL, "sessions.is_valid(copy.stamp, now)", "true")],
         &[SILENT],
     ),
     mutant(

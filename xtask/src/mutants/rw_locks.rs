@@ -10,7 +10,7 @@ const EQUIVALENCE: Test =
     unit("store::equivalence_locks::both_stores_answer_the_same_to_every_history_of_locks");
 const TOGETHER: Test = found("readers_enter_together_and_a_writer_is_alone");
 const TURNS: Test =
-    found("a_reader_that_comes_after_a_waiting_writer_waits_for_it_and_readers_at_the_head_enter_together");
+    found("a_reader_that_is_queued_behind_a_writer_waits_for_it_and_readers_at_the_head_enter_together");
 const OVERTAKEN: Test = found("no_writer_of_eight_is_overtaken_by_later_ones_of_sixty_four_readers");
 const BETWEEN: Test = found("a_writer_that_becomes_a_reader_lets_no_waiting_writer_in_between");
 const LOST: Test = found("a_guard_that_was_lost_cannot_be_downgraded");

@@ -13,7 +13,7 @@ const TOO_HEAVY: Test =
     found("an_attempt_that_wants_more_permits_than_there_are_fails_at_once_also_in_the_queue");
 const VERSIONS: Test = found("the_stored_number_decides_and_only_a_later_version_changes_it");
 const BUSY: Test = found("a_semaphore_with_a_queue_has_its_permits_in_use_however_far_the_server_is");
-const STUCK: Test = found("a_waiter_that_does_not_come_for_its_permit_holds_it_for_a_quarter_of_a_second");
+const STUCK: Test = found("a_waiter_that_does_not_confirm_its_permit_holds_it_for_a_quarter_of_a_second");
 const MAXMEMORY: Test = found("permits_and_locks_are_given_back_and_handed_over_at_maxmemory");
 const KEYS: Test = found("each_key_has_permits_and_a_queue_of_its_own");
 const LOGGED: Test =
@@ -178,7 +178,7 @@ pub(super) const MUTANTS: &[Mutant] = &[
         &[STUCK],
     ),
     mutant(
-        "a waiter that comes late does not take over the claim of a later one",
+        "a waiter that confirms late does not take over the claim of a later one",
         &[rebuilt(
             "crates/larder/src/store/redis/lua/semaphore/confirm.lua",
             "  if string.sub(state, 1, 1) ~= 't' and not take_over(ARGV[1], now, ARGV[3]) then",

@@ -9,8 +9,8 @@ const fn found(name: &'static str) -> Test {
 const ALL: Test = found("all_are_held_or_none");
 const RENEWED: Test = found("what_is_taken_is_renewed_while_the_next_is_waited_for_and_a_loss_begins_again");
 const CIRCLE: Test = found("overlapping_sets_in_any_order_never_wait_in_a_circle_and_never_overlap");
-const PATIENCE: Test = found("one_max_wait_is_for_all_locks_together");
-const FIRST: Test = found("a_release_tells_of_any_lock_that_was_lost");
+const MAX_WAIT: Test = found("one_max_wait_is_for_all_locks_together");
+const FIRST: Test = found("a_release_reports_any_lock_that_was_lost");
 
 const SEVERAL: &str = "crates/larder/src/lock/several.rs";
 
@@ -58,12 +58,12 @@ pub(super) const MUTANTS: &[Mutant] = &[
         &[RENEWED],
     ),
     mutant(
-        "each lock has the whole patience",
+        "each lock has the whole max_wait",
         &[switched(SEVERAL, "end.since(clock.now())", "max_wait.max(end.since(clock.now()))")],
-        &[PATIENCE],
+        &[MAX_WAIT],
     ),
     mutant(
-        "the outcome of the last release is told",
+        "the outcome of the last release is reported",
         &[switched(SEVERAL, "first == ReleaseOutcome::Released", "first == first")],
         &[FIRST],
     ),

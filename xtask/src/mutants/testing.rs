@@ -48,7 +48,7 @@ pub(super) const MUTANTS: &[Mutant] = &[
             WORLD,
             "let store = MemoryStore::of_world(START, ",
             ["clock()", "Clock::Machine"],
-            ", listeners.clone());",
+            ", sinks.clone());",
         )],
         &[EXPIRE, LOCKS, JOBS],
     ),
@@ -95,7 +95,7 @@ pub(super) const MUTANTS: &[Mutant] = &[
         &[within(
             WORLD,
             "self.faults().away_until = Some(self.tick().after(span));\n        ",
-            ["self.listeners.all_changed();", ""],
+            ["self.sinks.all_changed();", ""],
             "",
         )],
         &[found("near_copies_end_by_the_worlds_clock_and_in_an_outage")],
@@ -117,11 +117,7 @@ pub(super) const MUTANTS: &[Mutant] = &[
     ),
     mutant(
         "only the first process is notified of changes",
-        &[switched(
-            WORLD,
-            "listeners.push(listener);",
-            "if listeners.is_empty() { listeners.push(listener); }",
-        )],
+        &[switched(WORLD, "sinks.push(sink);", "if sinks.is_empty() { sinks.push(sink); }")],
         &[found("processes_share_the_store_and_see_each_others_changes")],
     ),
     mutant(

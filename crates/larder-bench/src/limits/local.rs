@@ -29,11 +29,11 @@ pub(crate) fn run() -> Outcome<Findings> {
     runtime.block_on(async { refusing.check_n("10.0.0.7", 30).await })?;
     measure(&runtime, &server, &mut table, "a known refusal", &refusing, false)?;
 
-    let lease = PermitBatch::batch(50);
-    let leased = larder.rate_limiter("leased", Quota::per_minute(2_000_000_000))?.leased(lease)?;
-    measure(&runtime, &server, &mut table, "leased, 50 a batch", &leased, true)?;
-    let large = larder.rate_limiter("large", Quota::per_minute(2_000_000_000))?.leased(1_000_000)?;
-    measure(&runtime, &server, &mut table, "leased, as long as a lease lasts", &large, true)?;
+    let batch = PermitBatch::batch(50);
+    let batched = larder.rate_limiter("batched", Quota::per_minute(2_000_000_000))?.batched(batch)?;
+    measure(&runtime, &server, &mut table, "batched, 50 a batch", &batched, true)?;
+    let large = larder.rate_limiter("large", Quota::per_minute(2_000_000_000))?.batched(1_000_000)?;
+    measure(&runtime, &server, &mut table, "batched, as long as a batch lasts", &large, true)?;
 
     let mut findings = Findings::default();
     findings.add("limit-local", table.finish());

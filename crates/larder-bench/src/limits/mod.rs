@@ -43,11 +43,11 @@ pub(crate) mod wire {
         (kind << 45 | width).to_be_bytes().into_iter().skip(2)
     }
 
-    pub(crate) fn request(cost: u32, terms: &[QuotaSpec]) -> Vec<u8> {
+    pub(crate) fn request(cost: u32, specs: &[QuotaSpec]) -> Vec<u8> {
         let mut request = cost.to_be_bytes().to_vec();
-        request.push(u8::try_from(terms.len()).unwrap_or_default());
+        request.push(u8::try_from(specs.len()).unwrap_or_default());
         let mut lives = 0;
-        for (kind, limit, width) in terms {
+        for (kind, limit, width) in specs {
             request.extend(unit(*kind, *width));
             request.extend(limit.to_be_bytes());
             lives = lives.max(if *kind < 4 { width * 71 } else { width + width.div_ceil(6) });
@@ -58,20 +58,20 @@ pub(crate) mod wire {
 
     /// The prefix of the record of a key whose limits are overridden by these quotas until a time, or that was blocked
     /// until a time.
-    pub(crate) fn before(terms: &[QuotaSpec], overridden_until: u64, blocked_until: u64) -> Vec<u8> {
+    pub(crate) fn before(specs: &[QuotaSpec], overridden_until: u64, blocked_until: u64) -> Vec<u8> {
         let mut bytes = vec![255];
-        let length = u16::try_from(30 + 25 * terms.len()).unwrap_or_default();
+        let length = u16::try_from(30 + 25 * specs.len()).unwrap_or_default();
         bytes.extend(length.to_be_bytes());
         for number in [overridden_until, 86_400_000] {
             bytes.extend(number.to_be_bytes().into_iter().skip(1));
         }
-        bytes.push(u8::try_from(terms.len()).unwrap_or_default());
+        bytes.push(u8::try_from(specs.len()).unwrap_or_default());
         bytes.extend(blocked_until.to_be_bytes().into_iter().skip(1));
         // One block, so that another one within a day counts as the second.
         let (level, quiet): (u8, u32) = if blocked_until > 0 { (1, 86_400) } else { (0, 0) };
         bytes.push(level);
         bytes.extend(quiet.to_be_bytes());
-        for (kind, limit, width) in terms {
+        for (kind, limit, width) in specs {
             bytes.extend(unit(*kind, *width));
             bytes.extend(limit.to_be_bytes());
             bytes.extend([0; 15]);
@@ -80,16 +80,16 @@ pub(crate) mod wire {
     }
 
     /// A record of two-byte buckets that have one permit each, all 61 of every quota.
-    pub(crate) fn full(terms: &[QuotaSpec], now: u64) -> Vec<u8> {
-        let mut record = vec![u8::try_from(terms.len()).unwrap_or_default()];
+    pub(crate) fn full(specs: &[QuotaSpec], now: u64) -> Vec<u8> {
+        let mut record = vec![u8::try_from(specs.len()).unwrap_or_default()];
         for _ in 0..2 {
             record.extend(now.to_be_bytes().into_iter().skip(1));
         }
-        for (kind, _, width) in terms {
+        for (kind, _, width) in specs {
             record.extend(unit(*kind, *width));
             record.extend([0, 0, 0, 61, 0, 1, 0, 60]);
         }
-        record.extend([0, 1].repeat(60 * terms.len()));
+        record.extend([0, 1].repeat(60 * specs.len()));
         record
     }
 }

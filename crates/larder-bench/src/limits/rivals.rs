@@ -28,11 +28,11 @@ type Decide = Arc<dyn Fn(u64) -> std::pin::Pin<Box<dyn Future<Output = Outcome<b
 
 /// The contenders, each with `limit` in `seconds`.
 async fn contenders(url: &str, limit: u32, seconds: u32) -> Outcome<Vec<(&'static str, Decide)>> {
-    // larder, with a round trip for each decision and with leased batches.
+    // larder, with a round trip for each decision and in batches.
     let window = Duration::from_secs(seconds.into());
     let larder = Larder::connect(url).await?;
     let plain = larder.rate_limiter("plain", Quota::new(limit.into(), window))?;
-    let leased = larder.rate_limiter("leased", Quota::new(limit.into(), window))?.leased(50)?;
+    let batched = larder.rate_limiter("batched", Quota::new(limit.into(), window))?.batched(50)?;
     let of = |limiter: larder::limit::RateLimiter| -> Decide {
         Arc::new(move |id| {
             let limiter = limiter.clone();
@@ -85,7 +85,7 @@ async fn contenders(url: &str, limit: u32, seconds: u32) -> Outcome<Vec<(&'stati
     });
     Ok(vec![
         ("larder", of(plain)),
-        ("larder, leased by 50", of(leased)),
+        ("larder, batched by 50", of(batched)),
         ("trypema", trypema),
         ("trypema, hybrid", hybrid),
         ("sorted-set log", log),

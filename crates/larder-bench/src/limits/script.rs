@@ -50,8 +50,8 @@ fn scripts(now: u64) -> Vec<Script> {
     let script =
         |name, source, arguments, before| Script { name, source, arguments, keys: 1, record: None, before };
     let get_set = |name, bytes| script(name, GET_SET, vec![vec![b'x'; bytes], b"600000".to_vec()], 1);
-    let ours = |name, terms: &[QuotaSpec], before| script(name, CHARGE, vec![request(1, terms)], before);
-    let used = |name, terms: &[QuotaSpec]| Script { record: Some(full(terms, now)), ..ours(name, terms, 0) };
+    let ours = |name, specs: &[QuotaSpec], before| script(name, CHARGE, vec![request(1, specs)], before);
+    let used = |name, specs: &[QuotaSpec]| Script { record: Some(full(specs, now)), ..ours(name, specs, 0) };
     let second = 1_000_000;
     let day = now + 86_400 * second;
     let after = |name, own: &[QuotaSpec], over: &[QuotaSpec], until: (u64, u64)| {

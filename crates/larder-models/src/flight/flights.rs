@@ -1,7 +1,7 @@
 //! One flight, step by step.
 
 use super::state::{Outcome, State};
-use crate::store::{Entry, Fence, Nonce, Row};
+use crate::store::{Claim, Entry, Nonce, Row};
 use crate::token::Token;
 
 /// A load under way.
@@ -25,9 +25,9 @@ pub enum Stage {
     /// Another process's placeholder is there.
     Waiting(Token),
     /// The row has not been read. `None`: it will not be stored.
-    Loading(Option<Fence>),
+    Loading(Option<Claim>),
     /// The row has been read.
-    Loaded(Option<Fence>, Row),
+    Loaded(Option<Claim>, Row),
     /// Another value was there. The waiters have no outcome yet.
     Found(Row),
 }
@@ -44,16 +44,16 @@ impl Flight {
                 Entry::Empty => Stage::Begin(None),
             },
             Stage::Found(row) => return Err(Outcome::Value(row)),
-            Stage::Loading(fence) => Stage::Loaded(fence, state.row),
-            Stage::Loaded(fence, row) => {
-                if let Some(fence) = fence
-                    && !state.commit(fence, row)
+            Stage::Loading(claim) => Stage::Loaded(claim, state.row),
+            Stage::Loaded(claim, row) => {
+                if let Some(claim) = claim
+                    && !state.commit(claim, row)
                     && self.forced.is_some()
                 {
                     state.store.delete();
                 }
                 // Without a fence, a forced refresh has promised nothing to later callers.
-                let lasts = self.forced.filter(|_| fence.is_some());
+                let lasts = self.forced.filter(|_| claim.is_some());
                 return Err(lasts.map_or(Outcome::Value(row), |begun| Outcome::Refreshed(row, begun)));
             }
         };
@@ -63,19 +63,19 @@ impl Flight {
     fn begin(self, seen: Option<Nonce>, state: &mut State) -> Result<Stage, Outcome> {
         let token = state.fresh();
         if self.forced.is_some() {
-            let fence = match state.store.entry {
-                Entry::Value { nonce, .. } => state.store.take_over_lease(token, nonce),
+            let claim = match state.store.entry {
+                Entry::Value { nonce, .. } => state.store.take_over_refresh(token, nonce),
                 Entry::Empty | Entry::Placeholder(_) => state.store.take_over_entry(token),
             };
-            return Ok(Stage::Loading(Some(fence)));
+            return Ok(Stage::Loading(Some(claim)));
         }
         if let Some(nonce) = seen {
             // Another process refreshes it: the old value is returned.
-            let fence = state.store.begin_refresh(token, nonce).ok_or(Outcome::Nothing)?;
-            return Ok(Stage::Loading(Some(fence)));
+            let claim = state.store.begin_refresh(token, nonce).ok_or(Outcome::Nothing)?;
+            return Ok(Stage::Loading(Some(claim)));
         }
         match state.store.begin_fill(token) {
-            Ok(fence) => Ok(Stage::Loading(Some(fence))),
+            Ok(claim) => Ok(Stage::Loading(Some(claim))),
             Err(Entry::Value { row, .. }) => Ok(Stage::Found(row)),
             Err(Entry::Placeholder(placeholder)) => Ok(Stage::Waiting(placeholder)),
             Err(Entry::Empty) => Ok(Stage::Begin(None)),
@@ -86,7 +86,7 @@ impl Flight {
     pub(super) fn holds_a_fence(&self) -> bool {
         match self.stage {
             Stage::Begin(_) | Stage::Waiting(_) => true,
-            Stage::Loading(fence) | Stage::Loaded(fence, _) => fence.is_some(),
+            Stage::Loading(claim) | Stage::Loaded(claim, _) => claim.is_some(),
             Stage::Found(_) => false,
         }
     }
@@ -96,8 +96,8 @@ impl Flight {
         let (stage, row) = match self.stage {
             Stage::Begin(seen) => (u8::from(seen.is_some()), 0),
             Stage::Waiting(_) => (2, 0),
-            Stage::Loading(fence) => (3 + u8::from(fence.is_some()), 0),
-            Stage::Loaded(fence, row) => (5 + u8::from(fence.is_some()), row),
+            Stage::Loading(claim) => (3 + u8::from(claim.is_some()), 0),
+            Stage::Loaded(claim, row) => (5 + u8::from(claim.is_some()), row),
             Stage::Found(row) => (7, row),
         };
         (self.attached, self.forced, stage, row)
@@ -106,10 +106,10 @@ impl Flight {
     pub(super) fn tokens(&mut self) -> impl Iterator<Item = &mut Token> {
         let (first, second) = match &mut self.stage {
             Stage::Begin(Some(Nonce::Random(token))) | Stage::Waiting(token) => (Some(token), None),
-            Stage::Loading(Some(fence)) | Stage::Loaded(Some(fence), _) => match fence {
-                Fence::Placeholder(token) => (Some(token), None),
-                Fence::Lease { token, nonce: Nonce::Random(nonce) } => (Some(token), Some(nonce)),
-                Fence::Lease { token, .. } => (Some(token), None),
+            Stage::Loading(Some(claim)) | Stage::Loaded(Some(claim), _) => match claim {
+                Claim::Placeholder(token) => (Some(token), None),
+                Claim::Refresh { token, nonce: Nonce::Random(nonce) } => (Some(token), Some(nonce)),
+                Claim::Refresh { token, .. } => (Some(token), None),
             },
             Stage::Begin(_) | Stage::Found(_) | Stage::Loading(None) | Stage::Loaded(None, _) => (None, None),
         };

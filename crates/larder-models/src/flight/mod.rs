@@ -41,7 +41,7 @@ pub enum Action {
     /// A call joins a flight, or starts one.
     Join(usize),
     /// A call takes the value that it had found.
-    LosesPatience(usize),
+    TimesOut(usize),
     /// A call is dropped.
     GoesAway(usize),
     /// A flight takes its next step. The last step gives all waiters the value.
@@ -65,7 +65,7 @@ pub enum Action {
     /// The entry expires, is evicted, or is deleted by another program.
     EntryVanishes,
     /// The claim expires or is evicted.
-    LeaseVanishes,
+    ClaimVanishes,
 }
 
 /// The flights of one process.
@@ -103,8 +103,8 @@ impl Model for Flights {
                         actions.push(Action::Force(c));
                     }
                 }
-                Caller::Looked { .. } => actions.extend([Action::Join(c), Action::GoesAway(c)]),
-                Caller::Joined { .. } => actions.extend([Action::LosesPatience(c), Action::GoesAway(c)]),
+                Caller::HasRead { .. } => actions.extend([Action::Join(c), Action::GoesAway(c)]),
+                Caller::Joined { .. } => actions.extend([Action::TimesOut(c), Action::GoesAway(c)]),
             }
         }
         // Each flight goes on; with faults, its begin is lost or its load fails.
@@ -136,7 +136,7 @@ impl Model for Flights {
             actions.push(Action::Remote);
         }
         if self.rules.faults {
-            actions.push(Action::LeaseVanishes);
+            actions.push(Action::ClaimVanishes);
         }
     }
 

@@ -3,7 +3,7 @@
 use super::Action;
 use super::flights::{Flight, Stage};
 use super::rules::{Detach, Forced, Old, Rules};
-use crate::store::{Check, Checks, Entry, Fence, Nonce, Row, Store};
+use crate::store::{Check, Checks, Claim, Entry, Nonce, Row, Store};
 use crate::token::{Renaming, Token};
 
 /// A call of this process.
@@ -12,7 +12,7 @@ pub enum Caller {
     /// There is none.
     Idle,
     /// It has read the store.
-    Looked {
+    HasRead {
         /// What was complete when it started.
         floor: Row,
         /// The value that it found and considers too old.
@@ -36,7 +36,7 @@ impl Caller {
     fn rank(&self) -> (usize, Row, Option<Row>, bool) {
         match *self {
             Self::Idle => (0, 0, None, false),
-            Self::Looked { floor, old, forced } => (1, floor, old.map(|(row, _)| row), forced),
+            Self::HasRead { floor, old, forced } => (1, floor, old.map(|(row, _)| row), forced),
             Self::Joined { flight, floor, old } => (2 + flight, floor, old, false),
         }
     }
@@ -61,9 +61,9 @@ pub enum Remote {
     /// None.
     Idle,
     /// Begun.
-    Loading(Fence),
+    Loading(Claim),
     /// The row is read.
-    Loaded(Fence, Row),
+    Loaded(Claim, Row),
 }
 
 /// What a flight ends in.
@@ -101,7 +101,7 @@ pub struct State {
 impl State {
     pub(super) fn new(rules: &Rules) -> Self {
         Self {
-            store: Store { entry: Entry::Empty, lease: None },
+            store: Store { entry: Entry::Empty, refresh: None },
             row: 0,
             floor: 0,
             callers: vec![Caller::Idle; rules.callers],
@@ -121,18 +121,18 @@ impl State {
                     Entry::Value { row, .. } => return self.returned(self.floor, row),
                     Entry::Empty | Entry::Placeholder(_) => None,
                 };
-                *self.callers.get_mut(c)? = Caller::Looked { floor: self.floor, old: found, forced: false };
+                *self.callers.get_mut(c)? = Caller::HasRead { floor: self.floor, old: found, forced: false };
             }
             Action::CallForFresher(c) => {
                 let Entry::Value { row, nonce, .. } = self.store.entry else { return None };
                 let old = Some((row, nonce));
-                *self.callers.get_mut(c)? = Caller::Looked { floor: self.floor, old, forced: false };
+                *self.callers.get_mut(c)? = Caller::HasRead { floor: self.floor, old, forced: false };
             }
             Action::Force(c) => {
-                *self.callers.get_mut(c)? = Caller::Looked { floor: self.row, old: None, forced: true };
+                *self.callers.get_mut(c)? = Caller::HasRead { floor: self.row, old: None, forced: true };
             }
             Action::Join(c) => self.join(rules, c)?,
-            Action::LosesPatience(c) => {
+            Action::TimesOut(c) => {
                 let Caller::Joined { flight, floor, old } = *self.callers.get(c)? else { return None };
                 let of_flight = self.flights.get(flight)?.and_then(|flight| flight.old);
                 let row = if rules.old == Old::OfTheCaller { old } else { of_flight }?;
@@ -145,7 +145,7 @@ impl State {
                 let flight = (*self.flights.get(f)?)?;
                 match flight.step(self) {
                     Ok(flight) => *self.flights.get_mut(f)? = Some(flight),
-                    Err(outcome) => self.land(rules, f, &outcome),
+                    Err(outcome) => self.finish(rules, f, &outcome),
                 }
             }
             Action::BeginLost(f) => {
@@ -155,10 +155,10 @@ impl State {
             }
             Action::Fail(f) => {
                 let flight = (*self.flights.get(f)?)?;
-                if let Stage::Loading(Some(fence)) | Stage::Loaded(Some(fence), _) = flight.stage {
-                    self.store.abandon(fence.token());
+                if let Stage::Loading(Some(claim)) | Stage::Loaded(Some(claim), _) = flight.stage {
+                    self.store.abandon(claim.token());
                 }
-                self.land(rules, f, &Outcome::Nothing);
+                self.finish(rules, f, &Outcome::Nothing);
             }
             // Writers: the row first, then the entry. The rules say when a write detaches flights.
             Action::WriteRow(w) => {
@@ -188,7 +188,7 @@ impl State {
             // Another process, and what ends on the server.
             Action::Remote => self.fly_remote(),
             Action::EntryVanishes => self.store.entry = Entry::Empty,
-            Action::LeaseVanishes => self.store.lease = None,
+            Action::ClaimVanishes => self.store.refresh = None,
         }
         Some(())
     }
@@ -203,7 +203,7 @@ impl State {
     }
 
     fn join(&mut self, rules: &Rules, c: usize) -> Option<()> {
-        let Caller::Looked { floor, old, forced } = *self.callers.get(c)? else { return None };
+        let Caller::HasRead { floor, old, forced } = *self.callers.get(c)? else { return None };
         let attached = self.flights.iter().position(|flight| flight.is_some_and(|flight| flight.attached));
         let starts_own = forced && rules.join != Forced::Joins;
         let flight = match attached {
@@ -226,7 +226,7 @@ impl State {
     }
 
     /// Takes a flight out of the table, and gives all waiters its outcome.
-    fn land(&mut self, rules: &Rules, f: usize, outcome: &Outcome) {
+    fn finish(&mut self, rules: &Rules, f: usize, outcome: &Outcome) {
         let landed = self.flights.get_mut(f).and_then(Option::take);
         for c in 0..self.callers.len() {
             let Some(Caller::Joined { flight, floor, old }) = self.callers.get(c).copied() else { continue };
@@ -258,18 +258,18 @@ impl State {
                 let token = self.fresh();
                 self.store.begin_fill(token).map_or(Remote::Idle, Remote::Loading)
             }
-            Remote::Loading(fence) => Remote::Loaded(fence, self.row),
-            Remote::Loaded(fence, row) => {
-                self.commit(fence, row);
+            Remote::Loading(claim) => Remote::Loaded(claim, self.row),
+            Remote::Loaded(claim, row) => {
+                self.commit(claim, row);
                 Remote::Idle
             }
         };
     }
 
-    pub(super) fn commit(&mut self, fence: Fence, row: Row) -> bool {
+    pub(super) fn commit(&mut self, claim: Claim, row: Row) -> bool {
         let fresh = self.fresh();
-        let checks = Checks { placeholder: Check::Made, nonce: Check::Made, lease: Check::Made };
-        self.store.commit(fence, row, fresh, checks)
+        let checks = Checks { placeholder: Check::Made, nonce: Check::Made, refresh: Check::Made };
+        self.store.commit(claim, row, fresh, checks)
     }
 
     /// Sorts the flights, and drops what no longer matters.
@@ -319,20 +319,20 @@ impl State {
             Entry::Value { nonce: Nonce::Random(token), .. } | Entry::Placeholder(token) => visit(token),
             Entry::Value { .. } | Entry::Empty => {}
         }
-        if let Some(lease) = &mut self.store.lease {
-            visit(&mut lease.token);
-            if let Nonce::Random(nonce) = &mut lease.nonce {
+        if let Some(refresh) = &mut self.store.refresh {
+            visit(&mut refresh.token);
+            if let Nonce::Random(nonce) = &mut refresh.nonce {
                 visit(nonce);
             }
         }
         self.flights.iter_mut().flatten().flat_map(Flight::tokens).for_each(&mut *visit);
         for caller in &mut self.callers {
-            if let Caller::Looked { old: Some((_, Nonce::Random(token))), .. } = caller {
+            if let Caller::HasRead { old: Some((_, Nonce::Random(token))), .. } = caller {
                 visit(token);
             }
         }
         match &mut self.remote {
-            Remote::Loading(Fence::Placeholder(token)) | Remote::Loaded(Fence::Placeholder(token), _) => {
+            Remote::Loading(Claim::Placeholder(token)) | Remote::Loaded(Claim::Placeholder(token), _) => {
                 visit(token)
             }
             Remote::Idle | Remote::Loading(_) | Remote::Loaded(..) => {}

@@ -92,7 +92,7 @@ pub const AT_MOST_ONCE: &str = "a period is begun at most once";
 /// What the record says is true.
 pub const TRUE_RECORD: &str = "a period that is recorded as completed has a run that ended well";
 /// A run that lost its lock is not recorded.
-pub const HEARD: &str = "a run that learns that it lost its lock is not recorded as completed";
+pub const LOSS_NOTICED: &str = "a run that learns that it lost its lock is not recorded as completed";
 /// L5.
 pub const NO_GHOST: &str = "a start that was cancelled does not hold the lock";
 /// The model is not safe only because nothing happens.

@@ -4,8 +4,8 @@ use stateright::{Model, Property};
 
 use super::state::{Phase, State};
 use super::{
-    AT_MOST_ONCE, ATTEMPTS, EVERY, HEARD, Job, NEXT, NO_GHOST, ONCE, ONE_RUN, OWN_PERIOD, PERIODS, RETRIED,
-    TRIES, TRUE_RECORD,
+    AT_MOST_ONCE, ATTEMPTS, EVERY, Job, LOSS_NOTICED, NEXT, NO_GHOST, ONCE, ONE_RUN, OWN_PERIOD, PERIODS,
+    RETRIED, TRIES, TRUE_RECORD,
 };
 
 /// One step of the model.
@@ -95,7 +95,7 @@ impl Model for Job {
                 let done = state.record.done.and_then(|done| state.periods.get(usize::from(done)));
                 done.is_none_or(|period| period.ended_well)
             }),
-            Property::always(HEARD, |_, state: &State| !state.misheard),
+            Property::always(LOSS_NOTICED, |_, state: &State| !state.misheard),
             Property::always(NO_GHOST, |_, state: &State| {
                 state.lock.is_none_or(|(token, _)| !state.ended.contains(&token))
             }),

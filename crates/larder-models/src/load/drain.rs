@@ -31,13 +31,13 @@ pub(super) fn ends(rules: &Rules, state: &State) -> bool {
 fn own_step(p: usize, process: Process, state: &State) -> Option<Action> {
     match process {
         Process::Idle => None,
-        Process::Missed { .. } | Process::Holding { .. } => Some(Action::Begin(p, Reply::Came)),
+        Process::Missed { .. } | Process::Holding { .. } => Some(Action::Begin(p, Reply::Arrived)),
         Process::Waiting { placeholder } => {
             (state.store.entry != Entry::Placeholder(placeholder)).then_some(Action::Wake(p))
         }
         Process::Loading { .. } => Some(Action::ReadRow(p)),
-        Process::Loaded { .. } => Some(Action::Commit(p, Reply::Came)),
-        Process::Leaving { .. } => Some(Action::Leave(p, Reply::Came)),
+        Process::Loaded { .. } => Some(Action::Commit(p, Reply::Arrived)),
+        Process::Leaving { .. } => Some(Action::Leave(p, Reply::Arrived)),
         Process::Marking { .. } => Some(Action::MarkStale(p)),
     }
 }

@@ -28,7 +28,9 @@ mod rules;
 mod state;
 
 pub use process::Process;
-pub use rules::{BareRefresh, BeginLost, ForcedBegin, ForcedOverFill, ForcedVoid, Rules, SoftExpire, Tokens};
+pub use rules::{
+    BareRefresh, BeginLost, ForcedBegin, ForcedInvalidated, ForcedOverFill, Rules, SoftExpire, Tokens,
+};
 pub use state::{Broken, Read, Request, State, Writer};
 
 use crate::store::{By, Entry};
@@ -38,7 +40,7 @@ use stateright::{Model, Property};
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Reply {
     /// It took effect, and its sender knows.
-    Came,
+    Arrived,
     /// It took effect, and its sender does not know.
     Lost,
     /// Its sender has given up, and it is still under way.
@@ -49,11 +51,11 @@ pub enum Reply {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Action {
     /// A process reads the value, to fill or to refresh it.
-    Look(usize),
+    ReadEntry(usize),
     /// A process must refresh, whatever there is.
     Force(usize),
     /// A process reads a value, to mark it stale.
-    LookToExpire(usize),
+    ReadToExpire(usize),
     /// A process asks for its fence.
     Begin(usize, Reply),
     /// A process's loader reads the row.
@@ -89,7 +91,7 @@ pub enum Action {
     /// The entry expires, is evicted, or another program deletes it.
     EntryVanishes,
     /// The claim expires or is evicted.
-    LeaseVanishes,
+    ClaimVanishes,
 }
 
 /// The protocol, correct or with one mistake.
@@ -146,8 +148,8 @@ impl Model for Load {
         if state.store.entry != Entry::Empty {
             actions.push(Action::EntryVanishes);
         }
-        if state.store.lease.is_some() {
-            actions.push(Action::LeaseVanishes);
+        if state.store.refresh.is_some() {
+            actions.push(Action::ClaimVanishes);
         }
     }
 

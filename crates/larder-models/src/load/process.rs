@@ -3,7 +3,7 @@
 use super::rules::{ForcedBegin, Rules};
 use super::state::{Begun, Read, Request, State};
 use super::{Action, Reply};
-use crate::store::{By, Entry, Fence, Nonce, Row};
+use crate::store::{By, Claim, Entry, Nonce, Row};
 use crate::token::Token;
 
 /// The progress of a process.
@@ -31,14 +31,14 @@ pub enum Process {
     /// The loader has started, and has not read the row.
     Loading {
         /// What the commit will depend on.
-        fence: Fence,
+        claim: Claim,
         /// The row when a forced refresh began; `None` for a load that is not forced.
         forced: Option<Row>,
     },
     /// The loader has read the row.
     Loaded {
         /// What the commit will depend on.
-        fence: Fence,
+        claim: Claim,
         /// What it has read.
         read: Read,
     },
@@ -61,15 +61,15 @@ pub enum Process {
 impl Process {
     pub(super) fn actions(self, p: usize, rules: &Rules, state: &State, actions: &mut Vec<Action>) {
         let may_be_late = rules.late && state.late.is_none();
-        let replies = [Reply::Came, Reply::Lost].into_iter().chain(may_be_late.then_some(Reply::Late));
+        let replies = [Reply::Arrived, Reply::Lost].into_iter().chain(may_be_late.then_some(Reply::Late));
         match self {
             Self::Idle => {
-                actions.push(Action::Look(p));
+                actions.push(Action::ReadEntry(p));
                 if rules.forced {
                     actions.push(Action::Force(p));
                 }
                 if rules.soft_expire {
-                    actions.push(Action::LookToExpire(p));
+                    actions.push(Action::ReadToExpire(p));
                 }
                 return;
             }
@@ -92,7 +92,7 @@ impl Process {
                 actions.push(Action::Fail(p));
             }
             // A lost reply to this is the same as one that arrived.
-            Self::Leaving { .. } => actions.push(Action::Leave(p, Reply::Came)),
+            Self::Leaving { .. } => actions.push(Action::Leave(p, Reply::Arrived)),
             Self::Marking { .. } => actions.push(Action::MarkStale(p)),
         }
         actions.push(Action::Die(p));
@@ -105,11 +105,11 @@ impl Process {
             (Self::Idle, Action::Force(_)) if rules.forced_begin == ForcedBegin::Atomic => {
                 Self::Missed { forced: true }
             }
-            (Self::Idle, Action::Force(_)) => Self::looked(state.store.entry, true),
-            (Self::Idle | Self::Waiting { .. }, Action::Look(_) | Action::Wake(_)) => {
-                Self::looked(state.store.entry, false)
+            (Self::Idle, Action::Force(_)) => Self::after_read(state.store.entry, true),
+            (Self::Idle | Self::Waiting { .. }, Action::ReadEntry(_) | Action::Wake(_)) => {
+                Self::after_read(state.store.entry, false)
             }
-            (Self::Idle, Action::LookToExpire(_)) => match state.store.entry {
+            (Self::Idle, Action::ReadToExpire(_)) => match state.store.entry {
                 Entry::Value { row, nonce, by } => Self::Marking { nonce, row, by },
                 Entry::Empty | Entry::Placeholder(_) => Self::Idle,
             },
@@ -122,45 +122,45 @@ impl Process {
                 let token = state.fresh(rules);
                 let request = if forced { Request::BeginForced(token) } else { Request::BeginFill(token) };
                 match state.send(rules, request, reply) {
-                    Some(Begun::Fenced(fence)) => {
-                        Self::Loading { fence, forced: forced.then_some(state.row) }
+                    Some(Begun::Claimed(claim)) => {
+                        Self::Loading { claim, forced: forced.then_some(state.row) }
                     }
                     Some(Begun::Found(there)) => Self::found(there),
                     Some(Begun::Busy) => Self::Idle,
-                    None => State::after_lost_begin(rules, token, Fence::Placeholder(token)),
+                    None => State::after_lost_begin(rules, token, Claim::Placeholder(token)),
                 }
             }
             (Self::Holding { nonce, forced: true }, Action::Begin(..)) => {
                 let token = state.fresh(rules);
-                Self::Loading { fence: state.take_over_lease(token, nonce), forced: Some(state.row) }
+                Self::Loading { claim: state.take_over_refresh(token, nonce), forced: Some(state.row) }
             }
             (Self::Holding { nonce, forced: false }, Action::Begin(_, reply)) => {
                 let token = state.fresh(rules);
                 match state.send(rules, Request::BeginRefresh(token, nonce), reply) {
-                    Some(Begun::Fenced(fence)) => Self::Loading { fence, forced: None },
+                    Some(Begun::Claimed(claim)) => Self::Loading { claim, forced: None },
                     Some(Begun::Found(_) | Begun::Busy) => Self::Idle,
-                    None => State::after_lost_begin(rules, token, Fence::Lease { token, nonce }),
+                    None => State::after_lost_begin(rules, token, Claim::Refresh { token, nonce }),
                 }
             }
             // Read the row, then commit or abandon. What invalidates the read happens in between.
-            (Self::Loading { fence, forced }, Action::ReadRow(_)) => Self::Loaded {
-                fence,
+            (Self::Loading { claim, forced }, Action::ReadRow(_)) => Self::Loaded {
+                claim,
                 read: Read { row: state.row, invalidated: false, outrun: false, forced },
             },
-            (Self::Loading { fence, .. } | Self::Loaded { fence, .. }, Action::Fail(_)) => {
-                Self::Leaving { token: fence.token() }
+            (Self::Loading { claim, .. } | Self::Loaded { claim, .. }, Action::Fail(_)) => {
+                Self::Leaving { token: claim.token() }
             }
-            (Self::Loading { fence, .. }, Action::Gone(_)) => {
-                state.store.commit_gone(fence);
+            (Self::Loading { claim, .. }, Action::Gone(_)) => {
+                state.store.commit_gone(claim);
                 Self::Idle
             }
-            (Self::Loaded { fence, read }, Action::Commit(_, reply)) => {
-                match state.send(rules, Request::Commit(fence, read), reply) {
+            (Self::Loaded { claim, read }, Action::Commit(_, reply)) => {
+                match state.send(rules, Request::Commit(claim, read), reply) {
                     Some(_) => {
                         state.refreshed = state.refreshed.max(read.forced.unwrap_or(0));
                         Self::Idle
                     }
-                    None => Self::Leaving { token: fence.token() },
+                    None => Self::Leaving { token: claim.token() },
                 }
             }
             (Self::Leaving { token }, Action::Leave(_, reply)) => {
@@ -173,7 +173,7 @@ impl Process {
     }
 
     /// The result of a GET.
-    fn looked(entry: Entry, forced: bool) -> Self {
+    fn after_read(entry: Entry, forced: bool) -> Self {
         match entry {
             Entry::Empty => Self::Missed { forced },
             Entry::Placeholder(_) if forced => Self::Missed { forced },
@@ -200,9 +200,9 @@ impl Process {
             Self::Missed { forced } => (1, 0, forced, false, None),
             Self::Holding { forced, .. } => (2, 0, forced, false, None),
             Self::Waiting { .. } => (3, 0, false, false, None),
-            Self::Loading { fence, forced } => (4 + lease(fence), 0, false, false, forced),
-            Self::Loaded { fence, read } => {
-                (6 + lease(fence), read.row, read.invalidated, read.outrun, read.forced)
+            Self::Loading { claim, forced } => (4 + is_refresh(claim), 0, false, false, forced),
+            Self::Loaded { claim, read } => {
+                (6 + is_refresh(claim), read.row, read.invalidated, read.outrun, read.forced)
             }
             Self::Leaving { .. } => (8, 0, false, false, None),
             Self::Marking { row, by, .. } => (9, row, by == By::Writer, by == By::Fill, None),
@@ -210,6 +210,6 @@ impl Process {
     }
 }
 
-fn lease(fence: Fence) -> u8 {
-    u8::from(matches!(fence, Fence::Lease { .. }))
+fn is_refresh(claim: Claim) -> u8 {
+    u8::from(matches!(claim, Claim::Refresh { .. }))
 }

@@ -37,7 +37,7 @@ pub struct Rules {
     /// What a forced refresh does with another process's fill.
     pub forced_over_fill: ForcedOverFill,
     /// What a forced refresh does that could not be stored.
-    pub forced_void: ForcedVoid,
+    pub forced_invalidated: ForcedInvalidated,
     /// What a forced refresh does with a value that has no nonce.
     pub bare_refresh: BareRefresh,
     /// How a value is marked stale.
@@ -58,12 +58,12 @@ impl Rules {
             late: false,
             sorted: true,
             check_draining: false,
-            checks: Checks { placeholder: Check::Made, nonce: Check::Made, lease: Check::Made },
+            checks: Checks { placeholder: Check::Made, nonce: Check::Made, refresh: Check::Made },
             tokens: Tokens::Random,
             begin_lost: BeginLost::StoresNothing,
             forced_begin: ForcedBegin::Atomic,
             forced_over_fill: ForcedOverFill::TakesOver,
-            forced_void: ForcedVoid::Deletes,
+            forced_invalidated: ForcedInvalidated::Deletes,
             bare_refresh: BareRefresh::Replaces,
             marking: SoftExpire::ComparesNonce,
         }
@@ -95,7 +95,7 @@ pub enum ForcedBegin {
     /// its own placeholder.
     Atomic,
     /// It reads the value, and takes the claim afterwards.
-    LookThenLease,
+    ReadThenClaim,
 }
 
 /// What a forced refresh does to a fill under way.
@@ -109,7 +109,7 @@ pub enum ForcedOverFill {
 
 /// What a forced refresh does that was invalidated: its claim expired, or there is another value by now.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum ForcedVoid {
+pub enum ForcedInvalidated {
     /// It deletes what is there, as `delete` does. Starting again would do as well.
     Deletes,
     /// It returns what it has loaded, and leaves what is there.

@@ -1,9 +1,9 @@
 //! The state of everything, and its transitions.
 
 use super::process::Process;
-use super::rules::{BareRefresh, BeginLost, ForcedOverFill, ForcedVoid, Rules, SoftExpire, Tokens};
+use super::rules::{BareRefresh, BeginLost, ForcedInvalidated, ForcedOverFill, Rules, SoftExpire, Tokens};
 use super::{Action, Reply};
-use crate::store::{By, Entry, Fence, Nonce, Row, Store};
+use crate::store::{By, Claim, Entry, Nonce, Row, Store};
 use crate::token::{Renaming, Token};
 
 /// A writer of the row.
@@ -38,7 +38,7 @@ pub enum Request {
     /// `begin_refresh`.
     BeginRefresh(Token, Nonce),
     /// `commit_fill` or `commit_refresh`.
-    Commit(Fence, Read),
+    Commit(Claim, Read),
     /// `abandon_fill`, `abandon_refresh`.
     Abandon(Token),
 }
@@ -76,7 +76,7 @@ pub struct State {
 impl State {
     pub(super) fn new(rules: &Rules) -> Self {
         Self {
-            store: Store { entry: Entry::Empty, lease: None },
+            store: Store { entry: Entry::Empty, refresh: None },
             row: 0,
             processes: vec![Process::Idle; rules.processes],
             writers: vec![Writer::Ready; rules.writers],
@@ -90,10 +90,10 @@ impl State {
     pub(super) fn apply(&mut self, rules: &Rules, action: Action) {
         match action {
             // A step of one process.
-            Action::Look(p)
+            Action::ReadEntry(p)
             | Action::Gone(p)
             | Action::Force(p)
-            | Action::LookToExpire(p)
+            | Action::ReadToExpire(p)
             | Action::Begin(p, _)
             | Action::ReadRow(p)
             | Action::Fail(p)
@@ -143,7 +143,7 @@ impl State {
                 self.store.entry = Entry::Empty;
                 self.invalidate();
             }
-            Action::LeaseVanishes => self.store.lease = None,
+            Action::ClaimVanishes => self.store.refresh = None,
         }
     }
 
@@ -191,29 +191,29 @@ impl State {
             return None;
         }
         let begun = self.execute(rules, request);
-        (reply == Reply::Came).then_some(begun)
+        (reply == Reply::Arrived).then_some(begun)
     }
 
     fn execute(&mut self, rules: &Rules, request: Request) -> Begun {
         match request {
             Request::BeginFill(token) => match self.store.begin_fill(token) {
-                Ok(fence) => Begun::Fenced(fence),
+                Ok(claim) => Begun::Claimed(claim),
                 Err(there) => Begun::Found(there),
             },
             Request::BeginRefresh(token, nonce) => {
-                self.store.begin_refresh(token, nonce).map_or(Begun::Busy, Begun::Fenced)
+                self.store.begin_refresh(token, nonce).map_or(Begun::Busy, Begun::Claimed)
             }
             Request::BeginForced(token) => self.begin_forced(rules, token),
-            Request::Commit(fence, read) => {
+            Request::Commit(claim, read) => {
                 let fresh = self.fresh(rules);
-                if self.store.commit(fence, read.row, fresh, rules.checks) {
+                if self.store.commit(claim, read.row, fresh, rules.checks) {
                     let broken = match read {
                         Read { invalidated: true, .. } => Some(Broken::Invalidated),
                         Read { outrun: true, .. } => Some(Broken::Outrun),
                         Read { .. } => None,
                     };
                     self.broken = self.broken.or(broken);
-                } else if read.forced.is_some() && rules.forced_void == ForcedVoid::Deletes {
+                } else if read.forced.is_some() && rules.forced_invalidated == ForcedInvalidated::Deletes {
                     self.store.delete();
                     self.invalidate();
                 }
@@ -230,46 +230,46 @@ impl State {
         self.outrun();
         match self.store.entry {
             Entry::Value { nonce: nonce @ Nonce::Random(_), .. } => {
-                Begun::Fenced(self.store.take_over_lease(token, nonce))
+                Begun::Claimed(self.store.take_over_refresh(token, nonce))
             }
             Entry::Value { nonce, .. } if rules.bare_refresh == BareRefresh::ComparesBytes => {
-                Begun::Fenced(self.store.take_over_lease(token, nonce))
+                Begun::Claimed(self.store.take_over_refresh(token, nonce))
             }
             Entry::Placeholder(_) if rules.forced_over_fill == ForcedOverFill::LoadsBeside => Begun::Busy,
             Entry::Empty | Entry::Value { .. } | Entry::Placeholder(_) => {
-                Begun::Fenced(self.store.take_over_entry(token))
+                Begun::Claimed(self.store.take_over_entry(token))
             }
         }
     }
 
     /// A forced refresh that has got the value already, and takes the claim without reading again.
-    pub(super) fn take_over_lease(&mut self, token: Token, nonce: Nonce) -> Fence {
+    pub(super) fn take_over_refresh(&mut self, token: Token, nonce: Nonce) -> Claim {
         self.outrun();
-        self.store.take_over_lease(token, nonce)
+        self.store.take_over_refresh(token, nonce)
     }
 
     pub(super) fn mark_stale(&mut self, rules: &Rules, nonce: Nonce, row: Row, by: By) {
-        let stands = matches!(self.store.entry, Entry::Value { nonce: there, .. } if there == nonce);
-        if stands || rules.marking == SoftExpire::PlainSet {
+        let in_force = matches!(self.store.entry, Entry::Value { nonce: there, .. } if there == nonce);
+        if in_force || rules.marking == SoftExpire::PlainSet {
             let fresh = self.fresh(rules);
             self.store.entry = Entry::Value { row, nonce: Nonce::Random(fresh), by };
         }
     }
 
-    pub(super) fn after_lost_begin(rules: &Rules, token: Token, fence: Fence) -> Process {
+    pub(super) fn after_lost_begin(rules: &Rules, token: Token, claim: Claim) -> Process {
         match rules.begin_lost {
             BeginLost::StoresNothing => Process::Leaving { token },
-            BeginLost::GoesOn => Process::Loading { fence, forced: None },
+            BeginLost::GoesOn => Process::Loading { claim, forced: None },
         }
     }
 
     /// How many loads of live processes could still be stored.
     pub(super) fn standing_fences(&self) -> usize {
-        let fences = self.processes.iter().filter_map(|process| match process {
-            Process::Loading { fence, .. } | Process::Loaded { fence, .. } => Some(*fence),
+        let claims = self.processes.iter().filter_map(|process| match process {
+            Process::Loading { claim, .. } | Process::Loaded { claim, .. } => Some(*claim),
             _ => None,
         });
-        fences.filter(|fence| self.store.honours(*fence)).count()
+        claims.filter(|claim| self.store.honours(*claim)).count()
     }
 
     /// A token that differs from all that are remembered.
@@ -326,16 +326,16 @@ impl State {
             Entry::Placeholder(token) => visit(token),
             Entry::Empty => {}
         }
-        if let Some(lease) = &mut self.store.lease {
-            visit(&mut lease.token);
-            nonce_token(&mut lease.nonce, visit);
+        if let Some(refresh) = &mut self.store.refresh {
+            visit(&mut refresh.token);
+            nonce_token(&mut refresh.nonce, visit);
         }
         for process in &mut self.processes {
             match process {
                 Process::Idle | Process::Missed { .. } => {}
                 Process::Holding { nonce, .. } | Process::Marking { nonce, .. } => nonce_token(nonce, visit),
                 Process::Waiting { placeholder } => visit(placeholder),
-                Process::Loading { fence, .. } | Process::Loaded { fence, .. } => fence_tokens(fence, visit),
+                Process::Loading { claim, .. } | Process::Loaded { claim, .. } => claim_tokens(claim, visit),
                 Process::Leaving { token } => visit(token),
             }
         }
@@ -348,7 +348,7 @@ impl State {
                 visit(token);
                 nonce_token(nonce, visit);
             }
-            Some(Request::Commit(fence, _)) => fence_tokens(fence, visit),
+            Some(Request::Commit(claim, _)) => claim_tokens(claim, visit),
         }
     }
 }
@@ -359,10 +359,10 @@ fn nonce_token(nonce: &mut Nonce, visit: &mut impl FnMut(&mut Token)) {
     }
 }
 
-fn fence_tokens(fence: &mut Fence, visit: &mut impl FnMut(&mut Token)) {
-    match fence {
-        Fence::Placeholder(token) => visit(token),
-        Fence::Lease { token, nonce } => {
+fn claim_tokens(claim: &mut Claim, visit: &mut impl FnMut(&mut Token)) {
+    match claim {
+        Claim::Placeholder(token) => visit(token),
+        Claim::Refresh { token, nonce } => {
             visit(token);
             nonce_token(nonce, visit);
         }
@@ -372,7 +372,7 @@ fn fence_tokens(fence: &mut Fence, visit: &mut impl FnMut(&mut Token)) {
 /// The answer to a begin.
 pub(super) enum Begun {
     /// The load may store, if nothing happens.
-    Fenced(Fence),
+    Claimed(Claim),
     /// This is there already.
     Found(Entry),
     /// Another process is loading; also the answer of requests whose answer is not needed.

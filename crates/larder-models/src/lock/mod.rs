@@ -48,7 +48,7 @@ pub enum Mistake {
 
 /// The participants, and their parameters.
 #[derive(Clone, Copy, Debug)]
-pub struct Line {
+pub struct LockQueue {
     /// How many processes.
     pub processes: usize,
     /// How often each tries.
@@ -95,7 +95,7 @@ pub const NO_GHOST: &str = "an attempt that was ended does not hold the lock";
 /// The model is not safe only because nothing happens.
 pub const HANDS_OVER: &str = "a lock that was handed over can be held";
 
-impl Model for Line {
+impl Model for LockQueue {
     type State = State;
     type Action = Action;
 
@@ -112,7 +112,7 @@ impl Model for Line {
                 Phase::Asking(_) | Phase::Confirming(_) => {
                     actions.extend([Action::GoAway(p), Action::Die(p)])
                 }
-                Phase::InLine => {
+                Phase::Queued => {
                     actions.extend([Action::Confirm(p), Action::GoAway(p), Action::Die(p)]);
                     if self.mistake == Some(Mistake::DeadlineFromPush) {
                         actions.push(Action::Push(p));
@@ -142,7 +142,7 @@ impl Model for Line {
 
     fn properties(&self) -> Vec<Property<Self>> {
         vec![
-            Property::always(ONE_HOLDER, |_, state: &State| state.believers() <= 1),
+            Property::always(ONE_HOLDER, |_, state: &State| state.valid_holders() <= 1),
             Property::always(STAYS_LOST, |_, state: &State| {
                 !state.processes.iter().any(|process| process.lost && process.is_holder())
             }),
@@ -150,7 +150,9 @@ impl Model for Line {
                 state.holder.is_none_or(|held| !state.ended.contains(&held.token))
             }),
             Property::sometimes(HANDS_OVER, |_, state: &State| {
-                state.handed_over && state.believers() == 1 && state.processes.iter().any(|p| p.attempt > 0)
+                state.handed_over
+                    && state.valid_holders() == 1
+                    && state.processes.iter().any(|p| p.attempt > 0)
             }),
         ]
     }

@@ -33,7 +33,7 @@ pub enum Phase {
     /// It waits for the answer to its attempt; the ticks would be left after the answer.
     Asking(Left),
     /// It waits in the queue.
-    InLine,
+    Queued,
     /// It waits for the answer to its confirmation.
     Confirming(Left),
     /// It considers itself the holder while ticks are left.
@@ -104,7 +104,7 @@ pub struct State {
     /// The lock at the server.
     pub holder: Option<Held>,
     /// The waiters, and whether each was handed the lock and has not confirmed.
-    pub line: Vec<(Token, bool)>,
+    pub queue: Vec<(Token, bool)>,
     /// Attempts that the server was asked to end.
     pub ended: BTreeSet<Token>,
     /// The processes.
@@ -121,7 +121,7 @@ impl State {
     pub(super) fn new(processes: usize) -> Self {
         Self {
             holder: None,
-            line: Vec::new(),
+            queue: Vec::new(),
             ended: BTreeSet::new(),
             processes: vec![Process { attempt: 0, phase: Phase::Idle, lost: false }; processes],
             requests: Vec::new(),
@@ -132,7 +132,7 @@ impl State {
 
     /// How many processes consider themselves the holder.
     #[must_use]
-    pub fn believers(&self) -> usize {
+    pub fn valid_holders(&self) -> usize {
         self.processes.iter().filter(|process| process.is_holder()).count()
     }
 
@@ -212,7 +212,7 @@ impl State {
                 once.then_some(())
             };
             match &mut process.phase {
-                Phase::Idle | Phase::InLine => {}
+                Phase::Idle | Phase::Queued => {}
                 Phase::Asking(left) | Phase::Confirming(left) | Phase::Holding(left) => pass(left)?,
                 Phase::Extending { held, asked } => {
                     pass(held)?;
@@ -235,15 +235,15 @@ impl State {
     /// Hands a free lock to the first waiter that has not let a claim expire since its last request.
     fn hand_on(&mut self) {
         self.holder = None;
-        if let Some((token, given)) = self.line.iter_mut().find(|(_, given)| !given) {
+        if let Some((token, given)) = self.queue.iter_mut().find(|(_, given)| !given) {
             *given = true;
             self.holder = Some(Held { token: *token, left: CLAIM });
         }
     }
 
     fn grant(&mut self, token: Token) -> Answer {
-        self.handed_over = self.line.iter().any(|(waiter, _)| *waiter == token);
-        self.line.retain(|(waiter, _)| *waiter != token);
+        self.handed_over = self.queue.iter().any(|(waiter, _)| *waiter == token);
+        self.queue.retain(|(waiter, _)| *waiter != token);
         self.holder = Some(Held { token, left: TTL });
         Answer::Granted
     }
@@ -263,7 +263,7 @@ impl State {
                         _ if given_up => Answer::Nothing,
                         None => self.grant(token),
                         Some(_) => {
-                            self.line.push((token, false));
+                            self.queue.push((token, false));
                             Answer::Waits
                         }
                     },
@@ -272,7 +272,7 @@ impl State {
             // A waiter asks whether the lock was handed to it. A queued one becomes live again by asking.
             Request::Confirm(token) => {
                 let mine = holds(self, token);
-                if let Some((_, given)) = self.line.iter_mut().find(|(waiter, _)| *waiter == token) {
+                if let Some((_, given)) = self.queue.iter_mut().find(|(waiter, _)| *waiter == token) {
                     *given = mine;
                     if self.holder.is_none() {
                         self.hand_on();
@@ -293,7 +293,7 @@ impl State {
             Request::Extend(token) => (token, Answer::Nothing),
             // The end of an attempt: a holder hands the lock on; a given-up attempt leaves a tombstone.
             Request::Release(token) | Request::GiveUp(token) => {
-                self.line.retain(|(waiter, _)| *waiter != token);
+                self.queue.retain(|(waiter, _)| *waiter != token);
                 if holds(self, token) || mistake == Some(Mistake::NoTokenCheck) {
                     self.hand_on();
                 }
@@ -316,7 +316,7 @@ impl State {
             (Phase::Asking(left) | Phase::Confirming(left), Answer::Granted) => {
                 Phase::Holding(if late { full } else { left })
             }
-            (Phase::Asking(_) | Phase::Confirming(_), Answer::Waits) => Phase::InLine,
+            (Phase::Asking(_) | Phase::Confirming(_), Answer::Waits) => Phase::Queued,
             (Phase::Asking(_) | Phase::Confirming(_), Answer::Nothing) => {
                 *process = Process { attempt: process.attempt + 1, phase: Phase::Idle, lost: false };
                 return;

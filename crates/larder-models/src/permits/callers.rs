@@ -1,7 +1,7 @@
 //! The callers, and what is under way between them and the server.
 
 use super::model::Action;
-use super::server::{Answer, ReadStamp, Server, Token};
+use super::server::{Answer, Heartbeat, Server, Token};
 use super::{Mistake, Pool, TTL};
 
 /// Ticks for which a permit is still valid, and whether the clock has missed one of them.
@@ -141,9 +141,10 @@ impl State {
                 Request::Renew(_) | Request::Give(..) => false,
             })
         };
-        let told = server.told.iter().copied().filter(|token| asks(token) || is_there(token)).collect();
+        let asked_to_end =
+            server.asked_to_end.iter().copied().filter(|token| asks(token) || is_there(token)).collect();
         server.ended = server.ended.iter().copied().filter(asks).collect();
-        server.told = told;
+        server.asked_to_end = asked_to_end;
     }
 
     /// `None` if the step is not possible.
@@ -168,16 +169,16 @@ impl State {
             }
             Action::End(c) => self.end(pool, c)?,
             // Heartbeats of waiters, and those that stop.
-            Action::StandBy(c) => {
+            Action::FallSilent(c) => {
                 let token = self.callers.get(c)?.token;
                 self.server.heartbeat(token, mistake);
             }
             Action::Silence(c) => {
                 let waiter = self.server.queue.iter_mut().find(|waiter| waiter.token.caller == c)?;
-                if waiter.seen != ReadStamp::Live {
+                if waiter.seen != Heartbeat::Live {
                     return None;
                 }
-                waiter.seen = ReadStamp::Silent;
+                waiter.seen = Heartbeat::Silent;
             }
             // The stored number changes, and the server's clock steps back.
             Action::Set(permits) => {

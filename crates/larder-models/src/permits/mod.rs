@@ -22,7 +22,7 @@ mod server;
 
 pub use callers::{Caller, Left, Phase, Reply, Request, State};
 pub use model::Action;
-pub use server::{Answer, Faults, Held, ReadStamp, Server, Token, Waiter};
+pub use server::{Answer, Faults, Heartbeat, Held, Server, Token, Waiter};
 
 /// Ticks of a lease.
 pub const TTL: u8 = 2;

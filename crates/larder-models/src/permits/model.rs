@@ -23,7 +23,7 @@ pub enum Action {
     /// An attempt or a guard is dropped or released. A process that dies does the same, and its request is lost.
     End(usize),
     /// A waiter's process sends a heartbeat.
-    StandBy(usize),
+    FallSilent(usize),
     /// It has sent none for long.
     Silence(usize),
     /// The number of permits is set.
@@ -58,7 +58,7 @@ impl Model for Pool {
                     actions.push(Action::End(c));
                 }
                 Phase::Waiting => {
-                    actions.extend([Action::Confirm(c), Action::StandBy(c), Action::End(c)]);
+                    actions.extend([Action::Confirm(c), Action::FallSilent(c), Action::End(c)]);
                     if self.silence {
                         actions.push(Action::Silence(c));
                     }

@@ -28,7 +28,7 @@ pub struct Held {
 
 /// What the hash `seen` has for a waiter.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub enum ReadStamp {
+pub enum Heartbeat {
     /// Its process has sent a heartbeat lately.
     Live,
     /// It has not.
@@ -45,7 +45,7 @@ pub struct Waiter {
     /// Whose it is.
     pub token: Token,
     /// Whether it can be granted something.
-    pub seen: ReadStamp,
+    pub seen: Heartbeat,
 }
 
 /// What the server replies.
@@ -87,7 +87,7 @@ pub struct Server {
     /// Attempts whose end is remembered.
     pub ended: BTreeSet<Token>,
     /// Attempts that the server was asked to end, remembered or not.
-    pub told: BTreeSet<Token>,
+    pub asked_to_end: BTreeSet<Token>,
     /// The server's time, as far as fences are made from it.
     pub clock: u8,
     /// The last fence.
@@ -107,7 +107,7 @@ impl Server {
             held: Vec::new(),
             queue: Vec::new(),
             ended: BTreeSet::new(),
-            told: BTreeSet::new(),
+            asked_to_end: BTreeSet::new(),
             clock: 1,
             fence: 0,
             highest: 0,
@@ -141,7 +141,7 @@ impl Server {
         let before = |waiter: &Waiter| ticket.is_none_or(|ticket| waiter.ticket < ticket);
         let fits = |waiter: &Waiter| waiter.token.weight <= self.permits;
         self.faults.overtaken |=
-            self.queue.iter().any(|waiter| waiter.seen == ReadStamp::Live && before(waiter) && fits(waiter));
+            self.queue.iter().any(|waiter| waiter.seen == Heartbeat::Live && before(waiter) && fits(waiter));
         self.held.push(Held { token, left, claim: ticket });
         self.faults.over |= self.used() > self.permits;
     }
@@ -152,7 +152,7 @@ impl Server {
         self.held = held;
         for Held { token, claim, .. } in ended {
             if let Some(ticket) = claim {
-                self.place(Waiter { ticket, token, seen: ReadStamp::Lapsed });
+                self.place(Waiter { ticket, token, seen: Heartbeat::Lapsed });
             }
         }
     }
@@ -165,8 +165,8 @@ impl Server {
         }
         let mut at = 0;
         while let Some(Waiter { ticket, token, seen }) = self.queue.get(at).copied() {
-            let again = seen == ReadStamp::Lapsed && mistake == Some(Mistake::LapsedIsLive);
-            if seen != ReadStamp::Live && !again {
+            let again = seen == Heartbeat::Lapsed && mistake == Some(Mistake::LapsedIsLive);
+            if seen != Heartbeat::Live && !again {
                 at += 1;
             } else if token.weight > self.permits {
                 self.queue.remove(at);
@@ -192,7 +192,7 @@ impl Server {
 
     /// What holds after every script that grants: nothing is free that suffices for the first live waiter.
     fn leave(&mut self) {
-        let first = self.queue.iter().find(|waiter| waiter.seen == ReadStamp::Live);
+        let first = self.queue.iter().find(|waiter| waiter.seen == Heartbeat::Live);
         let fits = first.is_some_and(|first| self.used() + first.token.weight <= self.permits);
         self.faults.idle |= fits && self.batch < MOST_GRANTS;
     }
@@ -227,7 +227,7 @@ impl Server {
         let last =
             self.queue.iter().map(|waiter| waiter.ticket).chain(self.held.iter().filter_map(|it| it.claim));
         let ticket = last.max().map_or(0, |last| last + 1);
-        self.place(Waiter { ticket, token, seen: ReadStamp::Live });
+        self.place(Waiter { ticket, token, seen: Heartbeat::Live });
         Answer::Waits
     }
 
@@ -235,8 +235,8 @@ impl Server {
     pub(super) fn confirm(&mut self, token: Token, fenced: bool, mistake: Option<Mistake>) -> Answer {
         self.expire();
         if let Some(waiter) = self.waiter(token) {
-            let lapsed = waiter.seen == ReadStamp::Lapsed;
-            waiter.seen = ReadStamp::Live;
+            let lapsed = waiter.seen == Heartbeat::Lapsed;
+            waiter.seen = Heartbeat::Live;
             if lapsed && mistake == Some(Mistake::ConfirmsEndedClaim) {
                 let ticket = waiter.ticket;
                 self.queue.retain(|waiter| waiter.token != token);
@@ -272,7 +272,7 @@ impl Server {
         };
         self.held.retain(|held| held.token != other);
         self.queue.retain(|waiter| waiter.token != token);
-        self.place(Waiter { ticket: later, token: other, seen: ReadStamp::Lapsed });
+        self.place(Waiter { ticket: later, token: other, seen: Heartbeat::Lapsed });
         self.hold(token, CLAIM, Some(ticket));
         true
     }
@@ -280,8 +280,8 @@ impl Server {
     /// `heartbeat.lua`, of one waiter.
     pub(super) fn heartbeat(&mut self, token: Token, mistake: Option<Mistake>) {
         self.expire();
-        if let Some(waiter) = self.waiter(token).filter(|waiter| waiter.seen == ReadStamp::Silent) {
-            waiter.seen = ReadStamp::Live;
+        if let Some(waiter) = self.waiter(token).filter(|waiter| waiter.seen == Heartbeat::Silent) {
+            waiter.seen = Heartbeat::Live;
         }
         self.grant(mistake);
         self.leave();
@@ -302,7 +302,7 @@ impl Server {
     pub(super) fn give(&mut self, token: Token, remembered: bool, mistake: Option<Mistake>) {
         self.held.retain(|held| held.token != token);
         self.queue.retain(|waiter| waiter.token != token);
-        self.told.insert(token);
+        self.asked_to_end.insert(token);
         if remembered {
             self.ended.insert(token);
         }
@@ -361,7 +361,7 @@ impl Server {
     #[must_use]
     pub fn has_ghost(&self) -> bool {
         let waits = self.queue.iter().map(|waiter| waiter.token);
-        self.held.iter().map(|held| held.token).chain(waits).any(|token| self.told.contains(&token))
+        self.held.iter().map(|held| held.token).chain(waits).any(|token| self.asked_to_end.contains(&token))
     }
 
     /// Tickets count from zero, and states that differ only in what no longer matters become equal.

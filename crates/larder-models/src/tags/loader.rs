@@ -1,6 +1,6 @@
 //! A load of an entry with a tag, step by step.
 
-use super::{Absent, Entry, Guard, Key, SecondLook, State, Tags};
+use super::{Absent, Entry, Guard, Key, SecondRead, State, Tags};
 use crate::store::Row;
 use crate::token::Token;
 
@@ -27,7 +27,7 @@ pub enum Loader {
 impl Loader {
     pub(super) fn step(self, tags: &Tags, state: &mut State, p: usize, naming: bool) -> Self {
         match self {
-            Self::Idle if naming => Self::Opened(epoch(tags, state, p, SecondLook::InMemory)),
+            Self::Idle if naming => Self::Opened(epoch(tags, state, p, SecondRead::InMemory)),
             Self::Idle => Self::Versioned(version(tags, state, p, Key::Tag)),
             Self::Versioned(version) => Self::Ready(Entry { row: state.row, version, named_late: false }),
             Self::Ready(entry) => {
@@ -85,12 +85,12 @@ fn fetch(tags: &Tags, state: &mut State, p: usize, key: Key) -> Token {
     version
 }
 
-fn epoch(tags: &Tags, state: &mut State, p: usize, look: SecondLook) -> Option<Token> {
+fn epoch(tags: &Tags, state: &mut State, p: usize, read: SecondRead) -> Option<Token> {
     if tags.absent == Absent::IsAValue {
         return state.epoch;
     }
-    Some(match look {
-        SecondLook::AtServer => fetch(tags, state, p, Key::Epoch),
-        SecondLook::InMemory => version(tags, state, p, Key::Epoch),
+    Some(match read {
+        SecondRead::AtServer => fetch(tags, state, p, Key::Epoch),
+        SecondRead::InMemory => version(tags, state, p, Key::Epoch),
     })
 }

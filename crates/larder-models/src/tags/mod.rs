@@ -45,7 +45,7 @@ pub struct Tags {
     /// What a load does if there is no epoch.
     pub absent: Absent,
     /// Where the epoch is read the second time.
-    pub second: SecondLook,
+    pub second: SecondRead,
 }
 
 impl Tags {
@@ -59,7 +59,7 @@ impl Tags {
             guard: Guard::EpochAfterTag,
             order: Order::EpochFirst,
             absent: Absent::IsMade,
-            second: SecondLook::AtServer,
+            second: SecondRead::AtServer,
         }
     }
 }
@@ -104,7 +104,7 @@ pub enum Absent {
 
 /// Where the epoch is read the second time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum SecondLook {
+pub enum SecondRead {
     /// At the server.
     AtServer,
     /// In memory, if it is there.

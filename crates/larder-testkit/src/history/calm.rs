@@ -111,7 +111,7 @@ mod tests {
     }
 
     #[test]
-    fn calm_lies_between_the_faults_of_a_process_and_of_everybody() {
+    fn calm_lies_between_the_faults_of_a_process_and_of_all_processes() {
         let calm = Calm::of(&[
             fault(Some(1), 10, 20),
             fault(None, 15, 30),

@@ -172,7 +172,7 @@ mod tests {
     }
 
     #[test]
-    fn served_in_the_order_in_which_they_came_is_right() {
+    fn serving_in_the_order_of_arrival_is_right() {
         let history = [granted(1, 0, 10, 1, 50), granted(2, 11, 20, 2, 60), granted(3, 21, 30, 3, 70)];
         assert_eq!(first_come_first_served(&history, &Calm::of(&[])), Ok(3));
     }

@@ -324,7 +324,7 @@ impl Admin {
             let mut watch = context.invalidations.watch(&name);
             let read = Box::pin(self.within(store.get_tracked(&name))).await?;
             // Nothing is reported on another connection.
-            if read.seen.is_none() {
+            if read.stamp.is_none() {
                 times.push(None);
                 continue;
             }

@@ -39,7 +39,7 @@ struct DueTable<T> {
     items: HashMap<u64, (Tick, T)>,
     order: BTreeSet<(Tick, u64)>,
     /// When the loop wakes by itself; `None` if never.
-    looks_at: Option<Tick>,
+    wakes_at: Option<Tick>,
 }
 
 /// What to do with an item that was visited.
@@ -53,7 +53,7 @@ pub(crate) enum Visit<R> {
 
 impl<T> Default for Schedule<T> {
     fn default() -> Self {
-        let table = DueTable { items: HashMap::new(), order: BTreeSet::new(), looks_at: None };
+        let table = DueTable { items: HashMap::new(), order: BTreeSet::new(), wakes_at: None };
         Self { table: Mutex::new(table), earlier: Notify::new() }
     }
 }
@@ -129,14 +129,14 @@ impl<T> Schedule<T> {
             let now = clock.now();
             let sleep = {
                 let mut table = self.table();
-                match (table.order.first(), table.looks_at) {
+                match (table.order.first(), table.wakes_at) {
                     (Some((due, _)), _) if *due <= now => return,
-                    (Some((due, _)), _) => table.looks_at = Some(*due),
+                    (Some((due, _)), _) => table.wakes_at = Some(*due),
                     // Keep the wake-up that is set: items that come and go find the loop awake for a while.
                     (None, Some(at)) if at > now => {}
-                    (None, _) => table.looks_at = None,
+                    (None, _) => table.wakes_at = None,
                 }
-                table.looks_at.map(|at| at.since(now).min(SLICE))
+                table.wakes_at.map(|at| at.since(now).min(SLICE))
             };
             match sleep {
                 Some(sleep) => drop(timeout(sleep, self.earlier.notified()).await),
@@ -146,7 +146,7 @@ impl<T> Schedule<T> {
     }
 
     fn wake_if_earlier(&self, table: &DueTable<T>, due: Tick) {
-        if table.looks_at.is_none_or(|at| due < at) {
+        if table.wakes_at.is_none_or(|at| due < at) {
             self.earlier.notify_one();
         }
     }

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::time::Duration;
 
-use super::validity::{Cause, Judged, Verdict, VersionReplies, classify, tags_hold};
+use super::validity::{Cause, Classified, Verdict, VersionReplies, classify, tags_hold};
 use crate::context::Context;
 use crate::envelope::nonce;
 use crate::error::Result;
@@ -86,10 +86,10 @@ impl Explanation {
             Some((_, Expiry::After(left))) => Some(left),
             _ => None,
         };
-        let lease = store.get(&Keyspace::lease(&name)).await?.as_deref().and_then(RefreshClaim::read);
+        let claim = store.get(&Keyspace::refresh_claim(&name)).await?.as_deref().and_then(RefreshClaim::read);
         // A claim for another value was left behind by an earlier refresh.
         let own = bytes.as_deref().and_then(nonce);
-        let refreshing = lease.filter(|claim| Some(claim.nonce) == own).map(|claim| claim.token);
+        let refreshing = claim.filter(|claim| Some(claim.nonce) == own).map(|claim| claim.token);
         let stored = match bytes {
             None => Stored::Nothing,
             Some(bytes) => stored(classified(context, &clear_of(context, entry), &name, &bytes).await?),
@@ -114,7 +114,8 @@ fn near(context: &Context, name: &str, clear: &str) -> NearVerdict {
     }
     let Ok(store) = context.store() else { return NearVerdict::Untrusted };
     let now = context.clock.moment();
-    let valid = store.sessions().is_valid(copy.seen, now) && store.sessions().is_valid(copy.clear_seen, now);
+    let valid =
+        store.sessions().is_valid(copy.stamp, now) && store.sessions().is_valid(copy.clear_stamp, now);
     if now.mono() >= copy.until {
         NearVerdict::TooOld
     } else if !valid {
@@ -128,7 +129,7 @@ fn near(context: &Context, name: &str, clear: &str) -> NearVerdict {
 
 /// Returns the verdict that any reader gets. Versions that are not known here are read on a connection other than the
 /// tracked one, because that one may be what the caller wants to have explained.
-async fn classified(context: &Context, clear: &ClearVersion, name: &str, bytes: &[u8]) -> Result<Judged> {
+async fn classified(context: &Context, clear: &ClearVersion, name: &str, bytes: &[u8]) -> Result<Classified> {
     let mut classified = classify(context, clear, name, bytes, &VersionReplies::new())?;
     let unknown = classified.unknown();
     if unknown.is_empty() {
@@ -140,7 +141,7 @@ async fn classified(context: &Context, clear: &ClearVersion, name: &str, bytes: 
 }
 
 /// Translates a verdict into the public words.
-fn stored(classified: Judged) -> Stored {
+fn stored(classified: Classified) -> Stored {
     match classified.verdict {
         Verdict::Serve(payload) if payload.is_bare() => Stored::Bare,
         Verdict::Serve(_) => Stored::Fresh,

@@ -16,7 +16,7 @@ use futures_util::future::try_join_all;
 use super::Cache;
 use super::local::Fetched;
 use super::lookup::{CachedValue, Lookup, NearCopy, Source};
-use super::validity::{Cause, Judged, Verdict, VersionReplies, ask, classified, classify};
+use super::validity::{Cause, Classified, Verdict, VersionReplies, ask, classified, classify};
 use crate::clock::RECENT;
 use crate::envelope::TagVersion;
 use crate::error::Result;
@@ -34,9 +34,9 @@ where
 {
     /// Reads an entry, from the near tier if it has a copy, and counts a hit or a miss.
     pub(super) async fn lookup(&self, entry: &str) -> Result<Lookup<V>> {
-        if let Some(kept) = self.get_local(entry, NearCopy::kept)? {
+        if let Some(cached) = self.get_local(entry, NearCopy::cached)? {
             self.near_hit(|| Ok(Name::from(entry)));
-            return Ok(Lookup::Fresh(kept));
+            return Ok(Lookup::Fresh(cached));
         }
         self.fetch_counted(Name::from(entry)).await
     }
@@ -82,12 +82,12 @@ where
         let key = self.near_key(entry);
         let ticket = near.copies.ticket(&key);
         let read = store.get_tracked(entry).await?;
-        let Tracked { bytes: Some(bytes), seen, left } = read else { return Ok(Lookup::Nothing) };
+        let Tracked { bytes: Some(bytes), stamp, left } = read else { return Ok(Lookup::Nothing) };
         if covered {
             return Ok(Lookup::Unusable(bytes));
         }
         let classified = classified(&self.context, &self.shared.clear, entry, &bytes).await?;
-        let mut fetched = Fetched { key, ticket, seen, clear_seen: None, left, size: bytes.len() };
+        let mut fetched = Fetched { key, ticket, stamp, clear_stamp: None, left, size: bytes.len() };
         if classified.is_served() && Self::end_is_unknown(&fetched, &classified.meta) {
             let ends = Box::pin(store.remaining_many(&[Name::from(entry)])).await?;
             fetched.left = ends.first().copied().flatten();
@@ -110,13 +110,13 @@ where
     }
 
     /// Decides the same without decoding, for callers that need only the verdict.
-    pub(super) async fn verdict(&self, entry: &str, bytes: &[u8]) -> Result<Judged> {
+    pub(super) async fn verdict(&self, entry: &str, bytes: &[u8]) -> Result<Classified> {
         self.shared.meter.read(bytes.len());
         classified(&self.context, &self.shared.clear, entry, bytes).await
     }
 
     /// Decodes the value if the verdict allows to serve it.
-    fn found(&self, classified: &Judged, bytes: Bytes) -> Lookup<V> {
+    fn found(&self, classified: &Classified, bytes: Bytes) -> Lookup<V> {
         self.shared.meter.read(bytes.len());
         let (payload, source) = match &classified.verdict {
             Verdict::Serve(payload) => (*payload, Source::Server),
@@ -143,14 +143,14 @@ where
     }
 
     /// Does the same, and keeps a near copy if the value is fresh.
-    fn found_tracked(&self, fetched: Fetched<'_>, classified: Judged, bytes: Bytes) -> Result<Lookup<V>> {
+    fn found_tracked(&self, fetched: Fetched<'_>, classified: Classified, bytes: Bytes) -> Result<Lookup<V>> {
         let found = self.found(&classified, bytes);
-        if let (Lookup::Fresh(kept), Some(near)) = (&found, self.shared.near.get()) {
+        if let (Lookup::Fresh(cached), Some(near)) = (&found, self.shared.near.get()) {
             // An entry without a clear version can only be invalidated by its own name.
-            let clear_seen =
-                if classified.meta.clear_version == 0 { fetched.seen } else { classified.clear_seen };
-            let fetched = Fetched { clear_seen, ..fetched };
-            self.keep_copy(near, &fetched, kept, classified.meta.expires_at, classified.meta.tags)?;
+            let clear_stamp =
+                if classified.meta.clear_version == 0 { fetched.stamp } else { classified.clear_stamp };
+            let fetched = Fetched { clear_stamp, ..fetched };
+            self.keep_copy(near, &fetched, cached, classified.meta.expires_at, classified.meta.tags)?;
         }
         Ok(found)
     }
@@ -161,10 +161,10 @@ where
         let mut found = Vec::with_capacity(names.len());
         let mut asked = Vec::new();
         for (place, name) in names.iter().enumerate() {
-            found.push(match self.get_local(name, NearCopy::kept)? {
-                Some(kept) => {
+            found.push(match self.get_local(name, NearCopy::cached)? {
+                Some(cached) => {
                     self.near_hit(|| Ok(name.clone()));
-                    Lookup::Fresh(kept)
+                    Lookup::Fresh(cached)
                 }
                 None => {
                     self.note_read(name, 1);
@@ -196,7 +196,7 @@ where
             true => names.iter().map(|name| self.is_covered(name)).collect(),
             false => Vec::new(),
         };
-        let invalidate = |mut classified: Vec<Option<Judged>>| {
+        let invalidate = |mut classified: Vec<Option<Classified>>| {
             for (classified, _) in classified.iter_mut().zip(&covered).filter(|(_, covered)| **covered) {
                 if let Some(classified) = classified {
                     classified.verdict = Verdict::Invalid(Cause::Queued);
@@ -230,8 +230,8 @@ where
                 Fetched {
                     key: self.near_key(name),
                     ticket,
-                    seen: read.seen,
-                    clear_seen: None,
+                    stamp: read.stamp,
+                    clear_stamp: None,
                     left: read.left,
                     size,
                 }
@@ -254,7 +254,7 @@ where
         &self,
         names: &[Name],
         read: impl Iterator<Item = Option<&'a Bytes>> + Clone,
-    ) -> Result<Vec<Option<Judged>>> {
+    ) -> Result<Vec<Option<Classified>>> {
         let classify_all = |answers: &VersionReplies| {
             let read = names.iter().zip(read.clone());
             read.map(|(name, bytes)| {
@@ -267,7 +267,7 @@ where
         let mut answers = VersionReplies::new();
         loop {
             let mut classified = classify_all(&answers)?;
-            let unknown: Vec<Name> = classified.iter_mut().flatten().flat_map(Judged::unknown).collect();
+            let unknown: Vec<Name> = classified.iter_mut().flatten().flat_map(Classified::unknown).collect();
             if unknown.is_empty() {
                 return Ok(classified);
             }
@@ -280,7 +280,7 @@ where
         &self,
         names: &[Name],
         fetched: &mut [Fetched<'_>],
-        classified: &[Option<Judged>],
+        classified: &[Option<Classified>],
     ) -> Result<()> {
         let (unknown_names, mut unknown): (Vec<Name>, Vec<&mut Fetched<'_>>) = names
             .iter()

@@ -273,27 +273,27 @@ where
                 None => cache.bounded(cache.fetch(&self.entry)).await?,
             };
             let in_place_of = match current {
-                Lookup::Fresh(kept) if self.reason == Reason::Missing => {
-                    return Ok(Claimed::Answered(Some(kept)));
+                Lookup::Fresh(cached) if self.reason == Reason::Missing => {
+                    return Ok(Claimed::Answered(Some(cached)));
                 }
                 Lookup::Absent(_) if self.reason == Reason::Missing && self.optional => {
                     return Ok(Claimed::Answered(None));
                 }
                 // A value with an envelope: claim its refresh beside it.
-                Lookup::Fresh(kept) | Lookup::Stale(kept) if kept.nonce != 0 => {
+                Lookup::Fresh(cached) | Lookup::Stale(cached) if cached.nonce != 0 => {
                     let token = cache.context.tokens.next();
                     let force = if self.reason == Reason::Forced { Force::Yes } else { Force::No };
-                    let refresh = RefreshClaim { token, nonce: kept.nonce };
+                    let refresh = RefreshClaim { token, nonce: cached.nonce };
                     let claim = ClaimGuard::new(&cache.context, &self.entry, Claim::Refresh(refresh));
                     let begun = store.begin_refresh(&self.entry, refresh, liveness(&cache.context), force);
                     match cache.bounded(begun).await? {
-                        RefreshStart::Begun => return fence(claim, Some(kept)),
+                        RefreshStart::Begun => return fence(claim, Some(cached)),
                         RefreshStart::Busy => {
                             claim.disarm();
                             if if_busy == IfBusy::Return {
                                 return Ok(Claimed::Elsewhere);
                             }
-                            let wait = cache.wait_for_refresh(&self.entry, kept.nonce);
+                            let wait = cache.wait_for_refresh(&self.entry, cached.nonce);
                             let Some(waited) = within(ends, wait).await else { return Ok(self.gave_up()) };
                             (found, attempts) = (Some(waited?), 1);
                         }

@@ -51,7 +51,7 @@ pub(super) type FlightOutcome<V> = Result<Option<CachedValue<V>>, LoadFailure>;
 #[cfg(feature = "trace")]
 fn outcome_name<V>(outcome: &FlightOutcome<V>) -> &'static str {
     match outcome {
-        Ok(Some(kept)) if kept.source == Source::Loaded => "loaded",
+        Ok(Some(cached)) if cached.source == Source::Loaded => "loaded",
         Ok(Some(_)) => "found",
         Ok(None) => "absent",
         Err(failure) => failure.name(),

@@ -269,7 +269,7 @@ enum NearAnswer<V, R> {
 impl<V, R> NearAnswer<V, R> {
     #[cold]
     fn due(copy: NearCopy<V>) -> Self {
-        Self::Due(Box::new(copy.kept()))
+        Self::Due(Box::new(copy.cached()))
     }
 }
 
@@ -368,13 +368,13 @@ where
     E: Send + Sync + 'static,
     S: LoadSource<V>,
 {
-    /// Polls for the value: `of_near` converts a near copy, `of_kept` any other value.
+    /// Polls for the value: `of_near` converts a near copy, `of_cached` any other value.
     #[inline]
     fn poll_as<R>(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
         of_near: impl FnOnce(NearCopy<V>) -> R,
-        of_kept: impl FnOnce(CachedValue<V>) -> R,
+        of_cached: impl FnOnce(CachedValue<V>) -> R,
     ) -> Poll<Result<Option<R>, LoadError<E>>> {
         let this = self.as_mut().project();
         let cache = *this.cache;
@@ -388,12 +388,12 @@ where
                     // Too fast to be worth timing.
                     return Poll::Ready(Ok(Some(value)));
                 }
-                Ok(Some(NearAnswer::Due(kept))) => due = Some(Ok(kept)),
+                Ok(Some(NearAnswer::Due(cached))) => due = Some(Ok(cached)),
                 Ok(None) => {}
                 Err(error) => due = Some(Err(error)),
             }
         }
-        self.poll_past_near(cx, due).map_ok(|kept| kept.map(of_kept))
+        self.poll_past_near(cx, due).map_ok(|cached| cached.map(of_cached))
     }
 
     /// Polls for what the near tier does not settle. `due` is a near copy to refresh, or why there is none.
@@ -411,7 +411,7 @@ where
             // A near copy was already drawn for an early refresh: a second draw would square the odds.
             let drawn = matches!(due, Some(Ok(_)));
             let found = if let Some(due) = due {
-                Poll::Ready(due.map(|kept| Lookup::Fresh(*kept)))
+                Poll::Ready(due.map(|cached| Lookup::Fresh(*cached)))
             } else {
                 match (&mut *this.look_up, &*this.request) {
                     (Some(look_up), _) => look_up.as_mut().poll(cx),
@@ -431,10 +431,10 @@ where
                     *this.request = request;
                     Poll::Pending
                 }
-                (Poll::Ready(Ok(Lookup::Fresh(kept))), Some(LoadOptions { kind, .. }))
-                    if !drawn && kind.is_settled_by(cache, kept.fresh_until, kept.load_cost) =>
+                (Poll::Ready(Ok(Lookup::Fresh(cached))), Some(LoadOptions { kind, .. }))
+                    if !drawn && kind.is_settled_by(cache, cached.fresh_until, cached.load_cost) =>
                 {
-                    Poll::Ready(Ok(Some(kept)))
+                    Poll::Ready(Ok(Some(cached)))
                 }
                 (Poll::Ready(found), Some(request)) => {
                     this.slow.insert(run(cache, request, found)).as_mut().poll(cx)
@@ -497,7 +497,7 @@ where
     type Output = Result<V, LoadError<E>>;
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        Poll::Ready(match ready!(self.poll_as(cx, |copy| copy.value, |kept| kept.value))? {
+        Poll::Ready(match ready!(self.poll_as(cx, |copy| copy.value, |cached| cached.value))? {
             Some(value) => Ok(value),
             None => Err(Error::closed().into()),
         })
@@ -513,7 +513,7 @@ where
     type Output = Result<Option<V>, LoadError<E>>;
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        self.poll_as(cx, |copy| copy.value, |kept| kept.value)
+        self.poll_as(cx, |copy| copy.value, |cached| cached.value)
     }
 }
 
@@ -537,8 +537,8 @@ where
         cx: &mut Context<'_>,
     ) -> Poll<Result<Option<Entry<V>>, LoadError<E>>> {
         let cache = self.load.cache;
-        let as_entry = |kept| cache.as_entry(kept, None);
-        self.project().load.poll_as(cx, |copy| as_entry(copy.kept()), as_entry)
+        let as_entry = |cached| cache.as_entry(cached, None);
+        self.project().load.poll_as(cx, |copy| as_entry(copy.cached()), as_entry)
     }
 }
 

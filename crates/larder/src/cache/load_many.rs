@@ -247,9 +247,9 @@ where
         let mut missing: Vec<(usize, Option<Lookup<V>>)> = Vec::new();
         for (place, found) in found.into_iter().enumerate() {
             match found {
-                Some(Lookup::Fresh(kept)) => {
+                Some(Lookup::Fresh(cached)) => {
                     if let Some(value) = values.get_mut(place) {
-                        *value = Some(kept.value);
+                        *value = Some(cached.value);
                     }
                 }
                 Some(Lookup::Absent(_)) => {}
@@ -268,7 +268,7 @@ where
             for (place, found) in missing.drain(..) {
                 let Some((name, key)) = keys.get(place) else { continue };
                 let stale = match &found {
-                    Some(Lookup::Stale(kept)) => Some(kept.clone()),
+                    Some(Lookup::Stale(cached)) => Some(cached.clone()),
                     _ => None,
                 };
                 let (waiter, leader) = join(cache, name, &tags, attempts);
@@ -301,9 +301,9 @@ where
             );
             for (place, outcome) in outcomes.await {
                 match outcome {
-                    Ok(kept) => {
+                    Ok(cached) => {
                         if let Some(value) = values.get_mut(place) {
-                            *value = kept.map(|kept| kept.value);
+                            *value = cached.map(|cached| cached.value);
                         }
                     }
                     // An early refresh that ended without a value.
@@ -335,7 +335,7 @@ where
         _ => wait(waiter, longest).await,
     };
     match (outcome, stale) {
-        (Some(Ok(kept)), _) => Ok(kept),
+        (Some(Ok(cached)), _) => Ok(cached),
         (Some(Err(LoadFailure::Again)) | None, _) => Err(LoadFailure::Again),
         (_, Some(stale)) => {
             cache.shared.meter.served_stale();

@@ -74,19 +74,19 @@ where
             }
             // Decide on what was found: return it, or remember it in case the load fails.
             match found.take() {
-                Some(Lookup::Fresh(kept)) => {
+                Some(Lookup::Fresh(cached)) => {
                     if std::mem::take(&mut early)
                         && let Some(leader) = flights.lead(&self.entry, &self.tags)
                         && let Some(loader) = loader.take()
                     {
-                        self.start(Reason::Early, leader, Some(Lookup::Fresh(kept.clone())), false, loader);
+                        self.start(Reason::Early, leader, Some(Lookup::Fresh(cached.clone())), false, loader);
                     }
-                    return Ok(Some(kept));
+                    return Ok(Some(cached));
                 }
                 Some(Lookup::Absent(_)) if self.kind.optional => return Ok(None),
-                Some(Lookup::Stale(kept)) => {
-                    stale = Some(kept.clone());
-                    found = Some(Lookup::Stale(kept));
+                Some(Lookup::Stale(cached)) => {
+                    stale = Some(cached.clone());
+                    found = Some(Lookup::Stale(cached));
                 }
                 // The store did not answer: keep the stale value that this call found before.
                 None => {}
@@ -127,9 +127,9 @@ where
                 None if loader.is_some() => self.cache.context.store().map(drop)?,
                 outcome => return self.outcome(outcome, stale),
             }
-            let looked = self.cache.bounded(self.cache.fetch(&self.entry)).await;
-            away = looked.as_ref().is_err_and(Error::is_outage);
-            found = self.usable(looked);
+            let fetched = self.cache.bounded(self.cache.fetch(&self.entry)).await;
+            away = fetched.as_ref().is_err_and(Error::is_outage);
+            found = self.usable(fetched);
         }
         Err(Error::closed().into())
     }
@@ -186,7 +186,7 @@ where
         E: Send + Sync + 'static,
     {
         let error = match outcome {
-            Some(Ok(kept)) => return Ok(kept),
+            Some(Ok(cached)) => return Ok(cached),
             Some(Err(failure)) => failure.into(),
             None => LoadError::Larder(self.cut_short()),
         };

@@ -22,9 +22,9 @@ pub(super) struct Fetched<'a> {
     pub(super) key: EntryKeyRef<'a>,
     /// Taken before the read was sent.
     pub(super) ticket: InsertTicket,
-    pub(super) seen: Option<ReadStamp>,
+    pub(super) stamp: Option<ReadStamp>,
     /// The stamp of the read of the cache's clear version.
-    pub(super) clear_seen: Option<ReadStamp>,
+    pub(super) clear_stamp: Option<ReadStamp>,
     /// How long the server keeps it, if that was asked.
     pub(super) left: Option<Duration>,
     /// Its size as stored.
@@ -103,14 +103,15 @@ where
     ) -> Result<bool> {
         let sessions = self.context.store()?.sessions();
         Ok(now.mono() < copy.until
-            && sessions.is_valid(copy.seen, now)
+            && sessions.is_valid(copy.stamp, now)
             && copy.more.as_ref().is_none_or(|more| self.holds(more, now))
             && !(self.context.invalidation_queue.is_pending() && self.is_covered(&name()?)))
     }
 
     /// Whether the clear version and the tags that a near copy depends on are still valid.
     fn holds(&self, more: &More, now: Moment) -> bool {
-        let cleared = self.context.store().is_ok_and(|store| store.sessions().is_valid(more.clear_seen, now));
+        let cleared =
+            self.context.store().is_ok_and(|store| store.sessions().is_valid(more.clear_stamp, now));
         cleared && (more.tags.is_empty() || tags_hold(&self.context, &more.tags))
     }
 
@@ -119,39 +120,39 @@ where
         &self,
         near: &NearTier<V>,
         fetched: &Fetched<'_>,
-        kept: &CachedValue<V>,
+        cached: &CachedValue<V>,
         expires_at: u64,
         tags: Vec<TagVersion>,
     ) -> Result<()> {
-        let Some(seen) = fetched.seen else {
+        let Some(stamp) = fetched.stamp else {
             // The reply carries no promise that a change would be reported. An older copy must not be served after
             // it.
             near.copies.invalidate(&fetched.key);
             return Ok(());
         };
         // If a `clear` would not be reported, do not keep a copy that only a `clear` can invalidate.
-        let Some(clear_seen) = fetched.clear_seen else { return Ok(()) };
+        let Some(clear_stamp) = fetched.clear_stamp else { return Ok(()) };
         // The copy ends with `max_age`, with the value's freshness, or with the entry, whichever is first.
         let mut age = near.max_age;
-        let ends = if kept.fresh_until != 0 { kept.fresh_until } else { expires_at };
+        let ends = if cached.fresh_until != 0 { cached.fresh_until } else { expires_at };
         if ends != 0 {
             age = age.min(Duration::from_millis(ends.saturating_sub(self.context.store()?.now())));
         }
         age = fetched.left.map_or(age, |left| age.min(left));
         // Most copies need nothing but the value and its stamp; what others need is behind a pointer.
-        let ordinary = tags.is_empty() && kept.fresh_until == 0 && clear_seen == seen;
+        let ordinary = tags.is_empty() && cached.fresh_until == 0 && clear_stamp == stamp;
         let more = || More {
-            clear_seen,
+            clear_stamp,
             tags,
-            nonce: kept.nonce,
-            fresh_until: kept.fresh_until,
-            load_cost: kept.load_cost,
+            nonce: cached.nonce,
+            fresh_until: cached.fresh_until,
+            load_cost: cached.load_cost,
         };
         let copy = NearCopy {
-            value: kept.value.clone(),
-            seen,
+            value: cached.value.clone(),
+            stamp,
             until: self.context.clock.moment().mono_after(age),
-            written_at: kept.written_at,
+            written_at: cached.written_at,
             more: (!ordinary).then(|| Arc::new(more())),
         };
         let bytes = u32::try_from(fetched.size).unwrap_or(u32::MAX);
@@ -162,7 +163,7 @@ where
     /// Whether a near copy needs to know when the entry expires and its bytes do not say so: bare JSON. The server
     /// reports an expiry only when it removes the entry, which may be late.
     pub(super) fn end_is_unknown(fetched: &Fetched<'_>, meta: &Meta) -> bool {
-        fetched.seen.is_some() && fetched.left.is_none() && meta.nonce == 0
+        fetched.stamp.is_some() && fetched.left.is_none() && meta.nonce == 0
     }
 
     /// Returns the cache's near tier, if this handle reads it.

@@ -163,7 +163,7 @@ impl<V> CachedValue<V> {
 /// out before it loads anything else.
 #[derive(Clone)]
 pub(super) struct NearCopy<V> {
-    pub(super) seen: ReadStamp,
+    pub(super) stamp: ReadStamp,
     /// Nanoseconds of the monotonic clock.
     pub(super) until: u64,
     pub(super) written_at: u64,
@@ -176,7 +176,7 @@ pub(super) struct NearCopy<V> {
 /// version was read on another connection.
 pub(super) struct More {
     /// The stamp of the cache's clear version when this copy was read.
-    pub(super) clear_seen: ReadStamp,
+    pub(super) clear_stamp: ReadStamp,
     pub(super) tags: Vec<TagVersion>,
     pub(super) nonce: u64,
     pub(super) fresh_until: u64,
@@ -184,7 +184,7 @@ pub(super) struct More {
 }
 
 impl<V> NearCopy<V> {
-    pub(super) fn kept(self) -> CachedValue<V> {
+    pub(super) fn cached(self) -> CachedValue<V> {
         let (nonce, fresh_until, load_cost) =
             self.more.map_or((0, 0, 0), |more| (more.nonce, more.fresh_until, more.load_cost));
         let (value, written_at) = (self.value, self.written_at);

@@ -73,7 +73,7 @@ where
             Ok(found
                 .into_iter()
                 .map(|found| match found {
-                    Lookup::Fresh(kept) => Some(kept.value),
+                    Lookup::Fresh(cached) => Some(cached.value),
                     _ => None,
                 })
                 .collect())

@@ -192,9 +192,9 @@ impl<V: Clone + Send + Sync + 'static> AnyCache for CacheShared<V> {
         // The tiers of other caches have the same keys.
         let entry = EntryName::parse(entry).filter(|entry| entry.is_of(&self.name))?;
         let copy = self.near.get()?.copies.get(&entry.key)?;
-        let (clear_seen, tags) =
-            copy.more.map_or((copy.seen, Vec::new()), |more| (more.clear_seen, more.tags.clone()));
-        Some(NearState { until: copy.until, seen: copy.seen, clear_seen, tags })
+        let (clear_stamp, tags) =
+            copy.more.map_or((copy.stamp, Vec::new()), |more| (more.clear_stamp, more.tags.clone()));
+        Some(NearState { until: copy.until, stamp: copy.stamp, clear_stamp, tags })
     }
 
     fn detach_tagged(&self, tag: &str) {

@@ -311,7 +311,7 @@ where
         let marked = read.bytes.is_some();
         if marked {
             let longest = left.max(Duration::from_millis(1));
-            watch.changed(if read.seen.is_some() { longest } else { longest.min(POLL) }).await;
+            watch.changed(if read.stamp.is_some() { longest } else { longest.min(POLL) }).await;
         }
         Ok(marked)
     }

@@ -77,12 +77,12 @@ where
         Call::new(self.context.limits.response_timeout, &self.shared.meter.get, async move {
             let entry = entry?;
             Ok(match self.lookup(&entry).await? {
-                Lookup::Fresh(kept) | Lookup::Stale(kept) => {
-                    let left = match kept.source {
+                Lookup::Fresh(cached) | Lookup::Stale(cached) => {
+                    let left = match cached.source {
                         Source::Near => None,
                         _ => self.context.store()?.remaining(&entry).await?.map(|(_, expiry)| expiry),
                     };
-                    Some(self.as_entry(kept, left))
+                    Some(self.as_entry(cached, left))
                 }
                 _ => None,
             })
@@ -90,22 +90,22 @@ where
     }
 
     /// Makes an [`Entry`]. `left` is how long the server keeps it, if that was asked.
-    pub(super) fn as_entry(&self, kept: CachedValue<V>, left: Option<Expiry>) -> Entry<V> {
+    pub(super) fn as_entry(&self, cached: CachedValue<V>, left: Option<Expiry>) -> Entry<V> {
         let now = self.context.store().map_or(0, Store::now);
         let remaining = match left {
             Some(Expiry::After(left)) => Some(left),
             Some(Expiry::Never) => None,
-            None if kept.fresh_until != 0 => {
-                Some(Duration::from_millis(kept.fresh_until.saturating_sub(now)))
+            None if cached.fresh_until != 0 => {
+                Some(Duration::from_millis(cached.fresh_until.saturating_sub(now)))
             }
             None => None,
         };
         Entry {
-            age: kept.age(now),
+            age: cached.age(now),
             remaining,
-            version: kept.version(),
-            source: kept.source,
-            value: kept.value,
+            version: cached.version(),
+            source: cached.source,
+            value: cached.value,
         }
     }
 
@@ -212,10 +212,10 @@ where
         Call::new(self.context.limits.response_timeout, &self.shared.meter.ttl, async move {
             let entry = entry?;
             let covered = self.is_covered(&entry);
-            let kept = |verdict: &Verdict| matches!(verdict, Verdict::Serve(_) | Verdict::Stale(_));
+            let is_valid = |verdict: &Verdict| matches!(verdict, Verdict::Serve(_) | Verdict::Stale(_));
             match self.context.store()?.remaining(&entry).await? {
                 Some((start, expiry)) if !covered => {
-                    Ok(self.counts(&entry, &start, kept).await?.then_some(expiry))
+                    Ok(self.counts(&entry, &start, is_valid).await?.then_some(expiry))
                 }
                 _ => Ok(None),
             }
@@ -297,7 +297,7 @@ where
             }
         };
         Poll::Ready(Ok(match ready!(past_near.as_mut().poll(cx))? {
-            Lookup::Fresh(kept) => Some(kept.value),
+            Lookup::Fresh(cached) => Some(cached.value),
             _ => None,
         }))
     }

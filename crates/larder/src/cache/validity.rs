@@ -54,12 +54,12 @@ pub(super) enum Cause {
 
 /// A verdict with the entry's other fields.
 #[derive(Debug)]
-pub(super) struct Judged {
+pub(super) struct Classified {
     pub(super) verdict: Verdict,
     /// All zero if there is no envelope.
     pub(super) meta: Meta,
     /// The stamp of the clear version that was compared.
-    pub(super) clear_seen: Option<ReadStamp>,
+    pub(super) clear_stamp: Option<ReadStamp>,
 }
 
 /// The server's replies to requests for versions; `None` for a version that does not exist.
@@ -72,8 +72,8 @@ pub(super) fn classify(
     entry: &str,
     bytes: &[u8],
     answers: &VersionReplies,
-) -> Result<Judged> {
-    let just = |verdict| Ok(Judged { verdict, meta: Meta::default(), clear_seen: None });
+) -> Result<Classified> {
+    let just = |verdict| Ok(Classified { verdict, meta: Meta::default(), clear_stamp: None });
     if bytes.is_empty() {
         return just(Verdict::Nothing);
     }
@@ -94,8 +94,8 @@ pub(super) fn classify_start(
     entry: &str,
     start: &[u8],
     answers: &VersionReplies,
-) -> Result<Option<Judged>> {
-    let just = |verdict| Ok(Some(Judged { verdict, meta: Meta::default(), clear_seen: None }));
+) -> Result<Option<Classified>> {
+    let just = |verdict| Ok(Some(Classified { verdict, meta: Meta::default(), clear_stamp: None }));
     let meta = match glance(start) {
         Glance::Nothing => return just(Verdict::Nothing),
         Glance::Value { tagged: true, .. } => return Ok(None),
@@ -122,14 +122,14 @@ fn rule(
     clear: &ClearVersion,
     opened: OpenedEntry,
     answers: &VersionReplies,
-) -> Result<Judged> {
+) -> Result<Classified> {
     let OpenedEntry { kind, meta, payload } = opened;
-    let mut clear_seen = None;
+    let mut clear_stamp = None;
     let verdict = match compare(context, clear, &meta, answers)? {
         VersionCheck::No(cause) => Verdict::Invalid(cause),
         VersionCheck::Unknown(names) => Verdict::Ask(names),
-        VersionCheck::Yes(seen) => {
-            clear_seen = seen;
+        VersionCheck::Yes(stamp) => {
+            clear_stamp = stamp;
             let now = context.store()?.now();
             match kind {
                 EnvelopeKind::Absence => Verdict::Absent,
@@ -141,7 +141,7 @@ fn rule(
             }
         }
     };
-    Ok(Judged { verdict, meta, clear_seen })
+    Ok(Classified { verdict, meta, clear_stamp })
 }
 
 /// Whether an entry's versions are the current ones.
@@ -166,13 +166,13 @@ fn compare(
     let (sessions, now) = (context.store()?.sessions(), context.clock.moment());
     let versions = &context.invalidations.versions;
     let current = |name: &Name, known: Option<KnownVersion>| match known {
-        Some(known) => Some(Some((known.version, Some(known.seen)))),
+        Some(known) => Some(Some((known.version, Some(known.stamp)))),
         None => answers.get(name).copied(),
     };
-    let (mut clear_seen, mut unknown) = (None, Vec::new());
+    let (mut clear_stamp, mut unknown) = (None, Vec::new());
     if meta.clear_version != 0 {
         match current(clear, versions.known_clear(clear, sessions, now)) {
-            Some(Some((version, seen))) if version == meta.clear_version => clear_seen = seen,
+            Some(Some((version, stamp))) if version == meta.clear_version => clear_stamp = stamp,
             Some(_) => return Ok(VersionCheck::No(Cause::Clear)),
             None => unknown.push(Name::clone(clear)),
         }
@@ -187,7 +187,7 @@ fn compare(
             None => unknown.push(name),
         }
     }
-    Ok(if unknown.is_empty() { VersionCheck::Yes(clear_seen) } else { VersionCheck::Unknown(unknown) })
+    Ok(if unknown.is_empty() { VersionCheck::Yes(clear_stamp) } else { VersionCheck::Unknown(unknown) })
 }
 
 /// Whether these tags are known here to still have these versions. For near copies, which are not worth a round trip.
@@ -224,7 +224,7 @@ pub(super) async fn ask(context: &Context, mut names: Vec<Name>) -> Result<Versi
         // Versions that other readers have asked for are known by now.
         let now = context.clock.moment();
         names.retain(|name| match versions.known(name, store.sessions(), now) {
-            Some(known) => found.insert(name.clone(), Some((known.version, Some(known.seen)))).is_some(),
+            Some(known) => found.insert(name.clone(), Some((known.version, Some(known.stamp)))).is_some(),
             None => true,
         });
     }
@@ -236,8 +236,8 @@ pub(super) async fn ask(context: &Context, mut names: Vec<Name>) -> Result<Versi
         [name] => vec![versions.ask(store, name).await?],
         names => versions.ask_many(store, names).await?,
     };
-    if let Some((_, seen)) = answers.iter().flatten().next() {
-        context.asking.note(seen.is_some());
+    if let Some((_, stamp)) = answers.iter().flatten().next() {
+        context.asking.note(stamp.is_some());
     }
     found.extend(names.into_iter().zip(answers));
     Ok(found)
@@ -249,7 +249,7 @@ pub(super) async fn classified(
     clear: &ClearVersion,
     entry: &str,
     bytes: &[u8],
-) -> Result<Judged> {
+) -> Result<Classified> {
     let mut answers = VersionReplies::new();
     loop {
         let classified = classify(context, clear, entry, bytes, &answers)?;
@@ -259,7 +259,7 @@ pub(super) async fn classified(
     }
 }
 
-impl Judged {
+impl Classified {
     /// Whether a reader gets this value.
     pub(super) fn is_served(&self) -> bool {
         matches!(self.verdict, Verdict::Serve(_))

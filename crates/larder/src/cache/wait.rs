@@ -43,34 +43,35 @@ where
     /// Waits until another process's refresh of the value that carries `nonce` has ended, and returns what is stored
     /// then.
     pub(super) async fn wait_for_refresh(&self, entry: &str, nonce: u64) -> Result<Lookup<V>> {
-        let lease = Keyspace::lease(entry);
+        let claim = Keyspace::refresh_claim(entry);
         let mut value_watch = self.context.invalidations.watch(entry);
-        let mut lease_watch = self.context.invalidations.watch(&lease);
+        let mut claim_watch = self.context.invalidations.watch(&claim);
         loop {
             let (store, covered) = (self.context.store()?, self.is_covered(entry));
-            let leased = self.bounded(store.get_tracked(&lease)).await?;
+            let claimed = self.bounded(store.get_tracked(&claim)).await?;
             let read = self.bounded(store.get_tracked(entry)).await?;
-            let max_wait = self.max_wait(&leased);
+            let max_wait = self.max_wait(&claimed);
             let found = match read.bytes {
                 None => Lookup::Nothing,
                 Some(bytes) if covered => Lookup::Unusable(bytes),
                 Some(bytes) => self.bounded(self.classify(entry, bytes)).await?,
             };
-            let same = matches!(&found, Lookup::Fresh(kept) | Lookup::Stale(kept) if kept.nonce == nonce);
-            let holder = leased.bytes.as_deref().and_then(RefreshClaim::read);
+            let same =
+                matches!(&found, Lookup::Fresh(cached) | Lookup::Stale(cached) if cached.nonce == nonce);
+            let holder = claimed.bytes.as_deref().and_then(RefreshClaim::read);
             if !same || holder.is_none_or(|holder| holder.nonce != nonce) {
                 return Ok(found);
             }
             tokio::select! {
                 () = value_watch.changed(max_wait) => {}
-                () = lease_watch.changed(max_wait) => {}
+                () = claim_watch.changed(max_wait) => {}
             }
         }
     }
 
     /// Returns how long to wait for a notification before reading again.
     fn max_wait(&self, read: &Tracked) -> Duration {
-        match (read.left, read.seen) {
+        match (read.left, read.stamp) {
             (Some(left), _) => left.clamp(Duration::from_millis(1), LIVENESS),
             (None, Some(_)) => LIVENESS,
             (None, None) => POLL.mul_f64(0.5 + self.context.random.fraction()),

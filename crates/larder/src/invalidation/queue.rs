@@ -326,7 +326,7 @@ mod tests {
     }
 
     #[test]
-    fn an_item_leaves_when_its_own_answer_came() {
+    fn an_item_leaves_when_its_own_answer_arrives() {
         let queue = queue(&["a", "b"]);
         let (a, b) = (take(&queue, "a"), take(&queue, "b"));
         queue.failed(&a, false);

@@ -337,7 +337,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn hundreds_of_tags_take_a_few_round_trips_and_come_after_the_epoch() {
+    async fn hundreds_of_tags_take_a_few_round_trips_and_follow_the_epoch() {
         let nodes = Arc::new(Nodes::default());
         for tag in 0..600 {
             let _ = nodes.queue.tag(&format!("tag {tag}"), "the epoch", Vec::new);

@@ -96,8 +96,8 @@ impl RateLimiter {
     async fn wait(&self, name: &Name, cost: u64, within: Duration) -> Result<Decision> {
         let (deadline, plan) = (self.now().after(within), self.plan_for(name)?);
         plan.check_some(cost)?;
-        let leased = self.inner.local.decide(name.as_bytes(), cost, &plan, &self.inner.context.clock);
-        if let Some(decision) = leased.filter(Decision::is_allowed) {
+        let batched = self.inner.local.decide(name.as_bytes(), cost, &plan, &self.inner.context.clock);
+        if let Some(decision) = batched.filter(Decision::is_allowed) {
             return Ok(decision);
         }
         let queue = self.inner.local.queue(name.as_bytes());

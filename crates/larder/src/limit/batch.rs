@@ -60,9 +60,9 @@ impl PermitBatch {
         if self.batch == 0 {
             return Err(Error::invalid("a permit batch has at least 1 permit, not 0"));
         }
-        if plan.terms.iter().any(|term| term.rule == Rule::Gcra) {
+        if plan.specs.iter().any(|spec| spec.rule == Rule::Gcra) {
             return Err(Error::invalid(
-                "a GCRA quota spaces single permits: it cannot be combined with leased()",
+                "a GCRA quota spaces single permits: it cannot be combined with batched()",
             ));
         }
         if span < LEAST || span > plan.shortest {
@@ -92,16 +92,16 @@ impl RateLimiter {
     ///
     /// [`InvalidSetting`](crate::ErrorKind::InvalidSetting) for an empty batch, for a span below 10 ms or above the
     /// shortest window, and with [`Quota::gcra`].
-    pub fn leased(self, lease: impl Into<PermitBatch>) -> Result<Self> {
-        let lease = lease.into();
-        let span = lease.checked(&self.plan())?;
-        Ok(self.with(|inner| inner.lease = Some((lease, span))))
+    pub fn batched(self, batch: impl Into<PermitBatch>) -> Result<Self> {
+        let batch = batch.into();
+        let span = batch.checked(&self.plan())?;
+        Ok(self.with(|inner| inner.batch = Some((batch, span))))
     }
 
     /// Takes a permit from a new batch. One caller of a key at a time refills; those that wait meanwhile spend from
     /// its batch.
-    pub(super) async fn lease(&self, name: &Name, plan: &Arc<Plan>, cost: u64) -> Result<Decision> {
-        let Some((lease, span)) = self.inner.lease else {
+    pub(super) async fn take_batch(&self, name: &Name, plan: &Arc<Plan>, cost: u64) -> Result<Decision> {
+        let Some((setting, span)) = self.inner.batch else {
             return self.ask_store(name, plan, ChargeMode::All, cost).await;
         };
         let local = &self.inner.local;
@@ -127,10 +127,10 @@ impl RateLimiter {
         }
         // Take a new batch.
         let charge_at = u64::try_from(span.as_micros()).unwrap_or(u64::MAX);
-        let batch = lease.batch.max(cost);
-        let take = ChargeMode::Half { least: cost };
+        let batch = setting.batch.max(cost);
+        let mode = ChargeMode::Half { least: cost };
         let penalty = self.inner.penalty;
-        let charge = Charge { terms: &plan.terms, take, cost: batch, charge_at, max_wait: 0, penalty };
+        let charge = Charge { specs: &plan.specs, mode, cost: batch, charge_at, max_wait: 0, penalty };
         let charged = match self.send(name, charge).await {
             Ok(charged) if charged.granted == 0 => {
                 plan.check_answer(cost, &charged)?;
@@ -178,12 +178,12 @@ impl RateLimiter {
             return None;
         }
         let decision = held.spend(cost, plan.id, now);
-        let replaced = facts.lease.replace(held);
+        let replaced = facts.batch.replace(held);
         drop(facts);
         if let Some(old) = replaced.filter(|old| old.left > 0) {
             self.give_back_later(name, old.stamp, old.left);
         }
-        let end = LeaseEnd { limiter: self.clone(), known: known.clone(), name: name.clone(), stamp };
+        let end = BatchEnd { limiter: self.clone(), known: known.clone(), name: name.clone(), stamp };
         self.inner.context.background.spawn_until_close(async move {
             tokio::time::sleep(rest).await;
             drop(end);
@@ -193,7 +193,7 @@ impl RateLimiter {
 }
 
 /// Gives back the unspent permits of a batch at its deadline, or when the `Larder` is closed.
-struct LeaseEnd {
+struct BatchEnd {
     limiter: RateLimiter,
     /// A reference of its own, because the table of known keys may evict the key earlier.
     known: Arc<KeyState>,
@@ -201,9 +201,9 @@ struct LeaseEnd {
     stamp: ChargeStamp,
 }
 
-impl Drop for LeaseEnd {
+impl Drop for BatchEnd {
     fn drop(&mut self) {
-        let ended = self.known.facts().lease.take_if(|lease| lease.stamp == self.stamp);
+        let ended = self.known.facts().batch.take_if(|batch| batch.stamp == self.stamp);
         if let Some(ended) = ended.filter(|ended| ended.left > 0) {
             self.limiter.give_back_later(&self.name, ended.stamp, ended.left);
         }

@@ -45,7 +45,7 @@ impl Block {
         Self { factor, longest, ..self }
     }
 
-    /// Converts it to the store's terms, or fails if it is invalid.
+    /// Converts it to the store's `Penalty`, or fails if it is invalid.
     fn penalty(self) -> Result<Penalty> {
         if self.first < SHORTEST || self.longest < self.first || self.longest > LONGEST {
             return Err(Error::invalid(format!(

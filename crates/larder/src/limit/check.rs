@@ -167,16 +167,16 @@ impl RateLimiter {
             let name = name?;
             let plan = self.plan_for(&name)?;
             let charge = Charge {
-                terms: &plan.terms,
-                take: ChargeMode::Look,
+                specs: &plan.specs,
+                mode: ChargeMode::Peek,
                 cost: 1,
                 charge_at: 0,
                 max_wait: 0,
                 penalty: None,
             };
             // `remaining` belongs to the quota with the least left, which a refusal does not report.
-            let looked = self.inner.context.coordination()?.charge(name.as_str(), charge).await?;
-            Ok(if looked.granted == 0 { 0 } else { looked.remaining })
+            let peeked = self.inner.context.coordination()?.charge(name.as_str(), charge).await?;
+            Ok(if peeked.granted == 0 { 0 } else { peeked.remaining })
         })
     }
 
@@ -186,17 +186,17 @@ impl RateLimiter {
         let name = self.record(key)?;
         let plan = self.plan_for(&name)?;
         let charge = Charge {
-            terms: &plan.terms,
-            take: ChargeMode::Look,
+            specs: &plan.specs,
+            mode: ChargeMode::Peek,
             cost,
             charge_at: 0,
             max_wait: 0,
             penalty: None,
         };
-        let looked = self.inner.context.coordination()?.charge(name.as_str(), charge).await?;
-        plan.check_answer(cost, &looked)?;
+        let peeked = self.inner.context.coordination()?.charge(name.as_str(), charge).await?;
+        plan.check_answer(cost, &peeked)?;
         // Nothing was charged, so there is nothing to give back.
-        let decision = Decision::of(&name, looked, &plan, DecidedBy::Store);
+        let decision = Decision::of(&name, peeked, &plan, DecidedBy::Store);
         Ok(Decision { stamp: ChargeStamp::default(), ..decision })
     }
 

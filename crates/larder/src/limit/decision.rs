@@ -36,8 +36,8 @@ pub enum DecidedBy {
     Store,
     /// Without a round trip: the store has just refused the same request.
     Refusal,
-    /// Without a round trip, from a permit batch that was taken before ([`leased`](super::RateLimiter::leased)).
-    Lease,
+    /// Without a round trip, from a permit batch that was taken before ([`batched`](super::RateLimiter::batched)).
+    Batch,
     /// By the limiter's [`OutagePolicy`](super::OutagePolicy), because the store did not answer.
     Outage,
 }
@@ -57,7 +57,7 @@ impl RecordId {
 
 impl DecidedBy {
     #[cfg(feature = "metrics")]
-    pub(super) const ALL: [Self; 4] = [Self::Store, Self::Refusal, Self::Lease, Self::Outage];
+    pub(super) const ALL: [Self; 4] = [Self::Store, Self::Refusal, Self::Batch, Self::Outage];
 
     /// Returns the name used in metrics' labels.
     #[must_use]
@@ -65,7 +65,7 @@ impl DecidedBy {
         match self {
             Self::Store => "store",
             Self::Refusal => "refusal",
-            Self::Lease => "lease",
+            Self::Batch => "batch",
             Self::Outage => "outage",
         }
     }

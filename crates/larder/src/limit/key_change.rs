@@ -4,7 +4,7 @@
 //! so spending them would admit more than the limit; after an override they would be spent by quotas that no longer
 //! hold. So the batch is taken away before the request is sent. If the change certainly did not happen, and no other
 //! change has begun meanwhile, the batch can be spent again. Otherwise its permits are given back. No batch is
-//! requested meanwhile, and one that was requested before and arrives later is not spent: see `RateLimiter::lease`.
+//! requested meanwhile, and one that was requested before and arrives later is not spent: see `take_batch`.
 
 use std::sync::Arc;
 
@@ -75,9 +75,9 @@ impl Drop for KeyChange<'_> {
             // Compare while holding the lock. Another change that has counted may have wiped what the batch was charged
             // to. One that counts later takes this lock to forget, and then finds the batch here.
             let alone = self.limiter.inner.local.resets() == self.resets + COUNTED;
-            if alone && facts.lease.is_none() {
+            if alone && facts.batch.is_none() {
                 // The task that gives the rest back at the deadline finds the batch here.
-                facts.lease = batch.take_if(|batch| now < batch.deadline);
+                facts.batch = batch.take_if(|batch| now < batch.deadline);
             }
         }
         self.limiter.inner.local.change_ended(self.name.as_bytes());
@@ -99,14 +99,14 @@ mod tests {
     async fn with_batch() -> (RateLimiter, Name) {
         let larder = Larder::connect("memory:").await.unwrap();
         let limiter = larder.rate_limiter("api", Quota::per_hour(20)).unwrap();
-        let limiter = limiter.leased(PermitBatch::batch(10).span(Duration::from_secs(600))).unwrap();
+        let limiter = limiter.batched(PermitBatch::batch(10).span(Duration::from_secs(600))).unwrap();
         assert!(limiter.allow("a").await.unwrap());
         let name = limiter.record("a").unwrap();
         (limiter, name)
     }
 
     fn left(limiter: &RateLimiter, name: &Name) -> Option<u64> {
-        limiter.inner.local.known(name.as_bytes())?.facts().lease.as_ref().map(|lease| lease.left)
+        limiter.inner.local.known(name.as_bytes())?.facts().batch.as_ref().map(|batch| batch.left)
     }
 
     #[tokio::test]

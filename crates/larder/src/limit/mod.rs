@@ -98,7 +98,7 @@ struct LimiterShared {
     /// The id of `plan`: all that a decision without a request needs.
     plan_id: AtomicU64,
     outage: OutagePolicy,
-    lease: Option<(PermitBatch, Duration)>,
+    batch: Option<(PermitBatch, Duration)>,
     by_key: Option<tiers::QuotaByKey>,
     penalty: Option<Penalty>,
 }
@@ -111,10 +111,10 @@ impl RateLimiter {
         let local = context.shared_of_limiter(&prefix, || Local::new(name, &prefix))?;
         let plan = local.plans.share(plan);
         let (plan_id, plan) = (AtomicU64::new(plan.id), RwLock::new(plan));
-        let (outage, lease, by_key, penalty) = (OutagePolicy::Error, None, None, None);
+        let (outage, batch, by_key, penalty) = (OutagePolicy::Error, None, None, None);
         let name = name.to_owned();
         let inner =
-            LimiterShared { context, local, name, prefix, plan, plan_id, outage, lease, by_key, penalty };
+            LimiterShared { context, local, name, prefix, plan, plan_id, outage, batch, by_key, penalty };
         Ok(Self { inner: Arc::new(inner) })
     }
 
@@ -149,7 +149,7 @@ impl RateLimiter {
             plan_id: AtomicU64::new(plan.id),
             plan: RwLock::new(plan),
             outage: self.inner.outage,
-            lease: self.inner.lease,
+            batch: self.inner.batch,
             by_key: self.inner.by_key.clone(),
             penalty: self.inner.penalty,
         };
@@ -206,12 +206,12 @@ fn text_of(key: impl CacheKey) -> Name {
     text
 }
 
-/// Valid quotas, with their form in the store's terms.
+/// Valid quotas, with the specs that the store gets.
 struct Plan {
     /// A hash of the quotas: local knowledge belongs to them, however many sets a program uses.
     id: u64,
     quotas: Vec<Quota>,
-    terms: Vec<QuotaSpec>,
+    specs: Vec<QuotaSpec>,
     /// The largest cost that can ever be allowed.
     most: u64,
     /// The shortest window.
@@ -236,16 +236,16 @@ impl Plan {
                 )));
             }
         }
-        let terms: Vec<QuotaSpec> = quotas.iter().map(|quota| quota.term()).collect::<Result<_>>()?;
+        let specs: Vec<QuotaSpec> = quotas.iter().map(|quota| quota.spec()).collect::<Result<_>>()?;
         // The plan's number: what is known here of a key was decided under one plan, and ends with it.
         let mut hasher = DefaultHasher::new();
         quotas.hash(&mut hasher);
         Ok(Self {
             id: hasher.finish(),
-            most: terms.iter().map(|term| term.limit).min().unwrap_or_default(),
+            most: specs.iter().map(|spec| spec.limit).min().unwrap_or_default(),
             shortest: quotas.iter().map(|quota| quota.window()).min().unwrap_or_default(),
             quotas,
-            terms,
+            specs,
         })
     }
 
@@ -253,7 +253,7 @@ impl Plan {
         self.quotas.get(place).copied().unwrap_or(Quota::new(0, Duration::ZERO))
     }
 
-    /// Returns what a store keeps beside each term if these are the quotas of an override.
+    /// Returns what a store keeps beside each spec if these are the quotas of an override.
     fn labels(&self) -> impl Iterator<Item = Label> {
         self.quotas.iter().map(|quota| quota.label(self.shortest))
     }
@@ -261,7 +261,7 @@ impl Plan {
     /// Returns how far ahead a turn can be booked. GCRA alone sets no bound. `label` is that of the override's quota if
     /// an override decided; it is too little if a GCRA quota has the shortest window of the override.
     fn reach(&self, label: Option<Label>) -> Duration {
-        let windows = self.terms.iter().filter(|term| term.rule != Rule::Gcra).map(|term| term.window());
+        let windows = self.specs.iter().filter(|spec| spec.rule != Rule::Gcra).map(|spec| spec.window());
         let own = || windows.min().map_or(Duration::MAX, Duration::from_micros);
         label.map_or_else(own, Quota::shortest_of)
     }
@@ -293,16 +293,16 @@ impl Plan {
 
     /// Returns the share of one of `instances` programs; `None` if it is less than one permit.
     fn share(&self, instances: u32) -> Option<Vec<QuotaSpec>> {
-        let share = |term: &QuotaSpec| {
-            let limit = term.limit / u64::from(instances.max(1));
-            let width = match term.rule {
+        let share = |spec: &QuotaSpec| {
+            let limit = spec.limit / u64::from(instances.max(1));
+            let width = match spec.rule {
                 // The limit divides the burst, the interval divides the pace.
-                Rule::Gcra => term.width.saturating_mul(u64::from(instances.max(1))),
-                Rule::Buckets | Rule::Log => term.width,
+                Rule::Gcra => spec.width.saturating_mul(u64::from(instances.max(1))),
+                Rule::Buckets | Rule::Log => spec.width,
             };
-            (limit > 0).then_some(QuotaSpec { limit, width, ..*term })
+            (limit > 0).then_some(QuotaSpec { limit, width, ..*spec })
         };
-        self.terms.iter().map(share).collect()
+        self.specs.iter().map(share).collect()
     }
 }
 
@@ -318,7 +318,7 @@ impl fmt::Debug for RateLimiter {
             .field("name", &self.inner.name)
             .field("quotas", &self.plan())
             .field("outage", &self.inner.outage)
-            .field("lease", &self.inner.lease)
+            .field("batch", &self.inner.batch)
             .field("penalty", &self.inner.penalty)
             .finish_non_exhaustive()
     }

@@ -54,11 +54,11 @@ impl RateLimiter {
         &self,
         name: &Name,
         plan: &Arc<Plan>,
-        take: ChargeMode,
+        mode: ChargeMode,
         cost: u64,
         error: Error,
     ) -> Result<Decision> {
-        self.decide_without_store(name, plan, take, cost, error).map(|(decision, _)| decision)
+        self.decide_without_store(name, plan, mode, cost, error).map(|(decision, _)| decision)
     }
 
     /// As `without_store`; also returns where this program's share counted the request.
@@ -66,12 +66,12 @@ impl RateLimiter {
         &self,
         name: &Name,
         plan: &Arc<Plan>,
-        take: ChargeMode,
+        mode: ChargeMode,
         cost: u64,
         error: Error,
     ) -> Result<(Decision, ChargeStamp)> {
         // A cost above the limit is refused, and an error that is not an outage is the caller's.
-        let whole = matches!(take, ChargeMode::All | ChargeMode::Look);
+        let whole = matches!(mode, ChargeMode::All | ChargeMode::Peek);
         if whole {
             plan.check_cost(cost)?;
         }
@@ -101,11 +101,11 @@ impl RateLimiter {
                 // A cost above the share never fits into it: it has to wait for the store.
                 let payable = |limit: u64| !whole || cost <= limit;
                 let share = plan.share(instances);
-                match share.filter(|share| share.iter().all(|term| payable(term.limit))) {
+                match share.filter(|share| share.iter().all(|spec| payable(spec.limit))) {
                     None => 0,
-                    Some(terms) => {
+                    Some(specs) => {
                         let penalty = self.inner.penalty;
-                        let charge = Charge { terms: &terms, take, cost, charge_at: 0, max_wait: 0, penalty };
+                        let charge = Charge { specs: &specs, mode, cost, charge_at: 0, max_wait: 0, penalty };
                         let charged = self.inner.local.share.charge(name.as_str(), charge, self.now());
                         let decision = Decision::of(name, charged, plan, DecidedBy::Outage);
                         let decision =
@@ -139,16 +139,16 @@ pub(super) struct Away<'a> {
 
 /// Decides each key by the policy of its limiter. If one refuses, all are refused, and no share counts anything.
 pub(super) fn together_without_store(keys: &[Away<'_>], error: &Error) -> Result<Vec<Decision>> {
-    let decide = |key: &Away<'_>, take| {
-        key.limiter.decide_without_store(key.name, key.plan, take, key.cost, error.clone())
+    let decide = |key: &Away<'_>, mode| {
+        key.limiter.decide_without_store(key.name, key.plan, mode, key.cost, error.clone())
     };
     // First look at all keys without charging.
-    let looked = keys.iter().map(|key| decide(key, ChargeMode::Look)).collect::<Result<Vec<_>>>()?;
-    if !looked.iter().all(|(looked, _)| looked.is_allowed()) {
+    let peeked = keys.iter().map(|key| decide(key, ChargeMode::Peek)).collect::<Result<Vec<_>>>()?;
+    if !peeked.iter().all(|(peeked, _)| peeked.is_allowed()) {
         // Ask again for a key that is refused by itself, because that may begin a block.
-        let each = keys.iter().zip(looked).map(|(key, (looked, _))| {
-            if looked.is_allowed() {
-                Ok(looked.refused_with_others())
+        let each = keys.iter().zip(peeked).map(|(key, (peeked, _))| {
+            if peeked.is_allowed() {
+                Ok(peeked.refused_with_others())
             } else {
                 Ok(decide(key, ChargeMode::All)?.0)
             }

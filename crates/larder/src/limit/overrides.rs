@@ -75,7 +75,7 @@ impl RateLimiter {
                     "an override lasts from 1 ms to 366 days, not {lasts:?}"
                 )));
             }
-            self.replace_override(&name, plan.terms.iter().copied().zip(plan.labels()).collect(), lasts).await
+            self.replace_override(&name, plan.specs.iter().copied().zip(plan.labels()).collect(), lasts).await
         })
     }
 
@@ -96,18 +96,18 @@ impl RateLimiter {
         })
     }
 
-    /// Sets a key's override; without terms, ends it. Permits of a batch are given back first: the store finds them
+    /// Sets a key's override; without specs, ends it. Permits of a batch are given back first: the store finds them
     /// only in a record of the quotas by which they were charged.
     async fn replace_override(
         &self,
         name: &Name,
-        terms: Vec<(QuotaSpec, Label)>,
+        specs: Vec<(QuotaSpec, Label)>,
         lasts: Duration,
     ) -> Result<()> {
-        let (store, own) = (self.inner.context.coordination()?, self.plan_for(name)?.terms.clone());
+        let (store, own) = (self.inner.context.coordination()?, self.plan_for(name)?.specs.clone());
         let mut change = KeyChange::begin(self, name);
         change.give_back().await?;
-        change.end(store.set_override(name.as_str(), &Override { terms, own, lasts }).await)
+        change.end(store.set_override(name.as_str(), &Override { specs, own, lasts }).await)
     }
 
     /// Returns a key's override, if it has one. One round trip.

@@ -120,7 +120,7 @@ impl Quota {
         self.window
     }
 
-    /// Encodes what a store keeps beside a term of an override: limit (4 bytes); the shortest window of all its quotas
+    /// Encodes what a store keeps beside a spec of an override: limit (4 bytes); the shortest window of all its quotas
     /// in [`coarse`] form (0 if that is this one's) times 2^45, plus the window in microseconds (7); and counting
     /// method (4).
     pub(super) fn label(self, shortest: Duration) -> Label {
@@ -157,8 +157,8 @@ impl Quota {
         }
     }
 
-    /// Converts it to the store's terms, or fails if it is invalid.
-    pub(super) fn term(self) -> Result<QuotaSpec> {
+    /// Converts it to the store's `QuotaSpec`, or fails if it is invalid.
+    pub(super) fn spec(self) -> Result<QuotaSpec> {
         if !(1..=LARGEST_LIMIT).contains(&self.limit) {
             return Err(Error::invalid(format!("a limit is from 1 to {LARGEST_LIMIT}, not {}", self.limit)));
         }
@@ -250,17 +250,17 @@ mod tests {
     #[test]
     fn the_buckets_cover_the_window() {
         for micros in [1_000u64, 1_001, 59_999, 60_000, 1_000_000, 3_600_000_001] {
-            let term = Quota::new(50, Duration::from_micros(micros)).term().unwrap();
-            assert_eq!(term.rule, Rule::Buckets);
-            assert!(term.window() >= micros && term.window() < micros + BUCKETS, "{micros}");
+            let spec = Quota::new(50, Duration::from_micros(micros)).spec().unwrap();
+            assert_eq!(spec.rule, Rule::Buckets);
+            assert!(spec.window() >= micros && spec.window() < micros + BUCKETS, "{micros}");
         }
     }
 
     #[test]
     fn small_limits_are_exact_by_themselves() {
-        assert_eq!(Quota::per_hour(20).term().unwrap().rule, Rule::Log);
-        assert_eq!(Quota::per_hour(21).term().unwrap().rule, Rule::Buckets);
-        assert_eq!(Quota::per_hour(21).exact().term().unwrap().rule, Rule::Log);
+        assert_eq!(Quota::per_hour(20).spec().unwrap().rule, Rule::Log);
+        assert_eq!(Quota::per_hour(21).spec().unwrap().rule, Rule::Buckets);
+        assert_eq!(Quota::per_hour(21).exact().spec().unwrap().rule, Rule::Log);
     }
 
     #[test]
@@ -277,7 +277,7 @@ mod tests {
             Quota::per_second(5).gcra(6),
             Quota::per_second(300_000).gcra(1),
         ] {
-            assert!(quota.term().is_err(), "{quota:?}");
+            assert!(quota.spec().is_err(), "{quota:?}");
         }
         assert!(Plan::new(Quotas(Vec::new())).is_err());
         assert!(Plan::new([Quota::per_second(1), Quota::new(2, second)].into()).is_err());
@@ -312,7 +312,7 @@ mod tests {
     fn shares_together_are_never_more_than_the_whole() {
         let plan = Plan::new([Quota::per_second(7), Quota::per_minute(50).gcra(7)].into()).unwrap();
         let share = plan.share(3).unwrap();
-        assert_eq!((share[0].limit, share[1].limit, share[1].width), (2, 2, 3 * plan.terms[1].width));
+        assert_eq!((share[0].limit, share[1].limit, share[1].width), (2, 2, 3 * plan.specs[1].width));
         assert!(plan.share(8).is_none());
     }
 }

@@ -88,11 +88,11 @@ impl RateLimiter {
             return Ok(0);
         }
         if let Some(known) = self.inner.local.known(name.as_bytes())
-            && let Some(lease) = known.facts().lease.as_mut()
-            && lease.stamp == stamp
-            && self.now() < lease.deadline
+            && let Some(batch) = known.facts().batch.as_mut()
+            && batch.stamp == stamp
+            && self.now() < batch.deadline
         {
-            lease.left += permits;
+            batch.left += permits;
             return Ok(permits);
         }
         let given = self.inner.context.coordination()?.refund(name.as_str(), permits, stamp).await;

@@ -45,8 +45,8 @@ impl RateLimiter {
     pub(super) async fn decide_there(&self, name: &Name, cost: u64) -> Result<Decision> {
         let plan = self.plan_for(name)?;
         plan.check_some(cost)?;
-        let decision = if self.inner.lease.is_some() {
-            self.lease(name, &plan, cost).await?
+        let decision = if self.inner.batch.is_some() {
+            self.take_batch(name, &plan, cost).await?
         } else {
             self.ask_store(name, &plan, ChargeMode::All, cost).await?
         };
@@ -67,19 +67,19 @@ impl RateLimiter {
         &self,
         name: &Name,
         plan: &Arc<Plan>,
-        take: ChargeMode,
+        mode: ChargeMode,
         cost: u64,
     ) -> Result<Decision> {
         let asked = (self.now(), self.changes(name));
         let penalty = self.inner.penalty;
-        let charge = Charge { terms: &plan.terms, take, cost, charge_at: 0, max_wait: 0, penalty };
+        let charge = Charge { specs: &plan.specs, mode, cost, charge_at: 0, max_wait: 0, penalty };
         match self.send(name, charge).await {
-            Ok(charged) if take == ChargeMode::All => {
+            Ok(charged) if mode == ChargeMode::All => {
                 plan.check_answer(cost, &charged)?;
-                Ok(self.decided(name, plan, take, cost, charged, asked))
+                Ok(self.decided(name, plan, mode, cost, charged, asked))
             }
-            Ok(charged) => Ok(self.decided(name, plan, take, cost, charged, asked)),
-            Err(error) => self.without_store(name, plan, take, cost, error),
+            Ok(charged) => Ok(self.decided(name, plan, mode, cost, charged, asked)),
+            Err(error) => self.without_store(name, plan, mode, cost, error),
         }
     }
 
@@ -87,7 +87,7 @@ impl RateLimiter {
         &self,
         name: &Name,
         plan: &Arc<Plan>,
-        take: ChargeMode,
+        mode: ChargeMode,
         cost: u64,
         charged: Charged,
         asked: (Tick, u64),
@@ -95,7 +95,7 @@ impl RateLimiter {
         let decision = Decision::of(name, charged, plan, DecidedBy::Store);
         // A refusal without a wait is one because of other keys: it says nothing about this key.
         if !decision.is_allowed() && charged.wait > 0 {
-            let cost = if take == ChargeMode::All { cost } else { 1 };
+            let cost = if mode == ChargeMode::All { cost } else { 1 };
             let (sent, changes) = asked;
             let local = &self.inner.local;
             local.refused(name.as_bytes(), cost, plan, &decision, (sent, self.now()), changes);
@@ -210,7 +210,7 @@ mod tests {
     async fn every_way_to_charge_a_key_ends_the_refusal_that_is_known_of_it() {
         let larder = crate::Larder::connect("memory:").await.unwrap();
         let ways =
-            ["check", "take_up_to", "acquire", "booked", "leased", "together", "settle", "debt", "dropped"];
+            ["check", "take_up_to", "acquire", "booked", "batched", "together", "settle", "debt", "dropped"];
         for way in ways {
             let limiter = larder.rate_limiter(way, crate::Quota::per_hour(10)).unwrap();
             let name = limiter.record("a").unwrap();
@@ -222,7 +222,7 @@ mod tests {
                 "check" => limiter.check_n("a", 3).await.unwrap().granted(),
                 "take_up_to" => limiter.take_up_to("a", 3).await.unwrap().granted(),
                 "acquire" => limiter.acquire_n("a", 3, Duration::from_secs(1)).await.unwrap().granted(),
-                "leased" => limiter.clone().leased(2).unwrap().check_n("a", 2).await.unwrap().granted(),
+                "batched" => limiter.clone().batched(2).unwrap().check_n("a", 2).await.unwrap().granted(),
                 "together" => {
                     let keys = [limiter.key("a").cost(3), limiter.key("b")];
                     larder.check_together(keys).await.unwrap().into_decisions().remove(0).granted()

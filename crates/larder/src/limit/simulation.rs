@@ -29,7 +29,7 @@ enum Act {
     Pass(u64),
     /// A request for a batch is sent, is executed after this many thousandths of a window, and is answered after as
     /// many more.
-    Lease(usize, u64),
+    Batch(usize, u64),
     Spend(usize),
     /// A plain check, without a batch.
     Check,
@@ -87,13 +87,13 @@ impl Scene {
             Act::Pass(share) => self.pass(self.window() * share / 1000),
             // A process takes a batch. Its request and the answer take `delay` each; its deadline counts from before
             // the request was sent.
-            Act::Lease(who, delay) => {
+            Act::Batch(who, delay) => {
                 let delay = self.window() * delay / 1000;
                 let sent = Clock::Manual(self.processes[who].clock.clone()).now();
                 self.pass(delay);
                 let charge = Charge {
-                    terms: &plan.terms,
-                    take: ChargeMode::Half { least: 1 },
+                    specs: &plan.specs,
+                    mode: ChargeMode::Half { least: 1 },
                     cost: 4,
                     charge_at: self.span,
                     max_wait: 0,
@@ -133,8 +133,8 @@ impl Scene {
             // A plain decision of the store.
             Act::Check => {
                 let charge = Charge {
-                    terms: &plan.terms,
-                    take: ChargeMode::All,
+                    specs: &plan.specs,
+                    mode: ChargeMode::All,
                     cost: 1,
                     charge_at: 0,
                     max_wait: 0,
@@ -181,8 +181,8 @@ fn every_short_schedule_keeps_the_limit() {
     let acts = [
         Act::Pass(330),
         Act::Pass(980),
-        Act::Lease(0, 0),
-        Act::Lease(2, 150),
+        Act::Batch(0, 0),
+        Act::Batch(2, 150),
         Act::Spend(0),
         Act::Spend(2),
         Act::Check,
@@ -211,7 +211,7 @@ fn long_schedules_keep_the_limit() {
     let act = prop_oneof![
         4 => (1..400u64).prop_map(Act::Pass),
         1 => (950..1050u64).prop_map(Act::Pass),
-        4 => (who.clone(), 0..200u64).prop_map(|(who, delay)| Act::Lease(who, delay)),
+        4 => (who.clone(), 0..200u64).prop_map(|(who, delay)| Act::Batch(who, delay)),
         12 => who.clone().prop_map(Act::Spend),
         3 => Just(Act::Check),
         1 => who.clone().prop_map(Act::Return),
@@ -234,15 +234,15 @@ fn long_schedules_keep_the_limit() {
 }
 
 #[test]
-fn charged_when_it_is_taken_a_lease_would_pass_the_limit() {
+fn charged_when_it_is_taken_a_batch_would_pass_the_limit() {
     // The same store, but charged at the time of taking, as other limiters with batches do: it shows why expiry is
     // charged.
     let (quota, span) = quotas()[1];
     let mut scene = Scene::new(quota, span);
-    let terms = scene.plan.terms.clone();
-    let lease =
-        Charge { terms: &terms, take: ChargeMode::All, cost: 25, charge_at: 0, max_wait: 0, penalty: None };
-    assert_eq!(scene.store.charge("a", lease, scene.now).granted, 25);
+    let specs = scene.plan.specs.clone();
+    let batch =
+        Charge { specs: &specs, mode: ChargeMode::All, cost: 25, charge_at: 0, max_wait: 0, penalty: None };
+    assert_eq!(scene.store.charge("a", batch, scene.now).granted, 25);
     // Spent just before the batch ends, while the charged bucket leaves the window.
     scene.pass(58_999);
     scene.admitted.extend([scene.now; 25]);

@@ -43,22 +43,22 @@ fn server_time() -> u64 {
 }
 
 /// A charge by the server has an exact time; a permit from a batch was spent between two readings.
-fn used(decision: &Decision, from: u64, leased: bool) -> Use {
+fn used(decision: &Decision, from: u64, batched: bool) -> Use {
     assert_ne!(decision.stamp, ChargeStamp::default());
     let charged = decision.stamp.when;
-    if leased { Use { from, to: server_time() } } else { Use { from: charged, to: charged } }
+    if batched { Use { from, to: server_time() } } else { Use { from: charged, to: charged } }
 }
 
 #[derive(Debug, Clone, Copy)]
 enum Asks {
     Plainly,
-    InLeases,
+    InBatches,
     InTurns,
 }
 
 async fn ask(limiter: RateLimiter, asks: Asks, end: Instant) -> (Vec<Use>, u64) {
     let limiter = match asks {
-        Asks::InLeases => limiter.leased(PermitBatch::batch(20).span(SPAN)).unwrap(),
+        Asks::InBatches => limiter.batched(PermitBatch::batch(20).span(SPAN)).unwrap(),
         Asks::Plainly | Asks::InTurns => limiter,
     };
     let (mut uses, mut refused_here) = (Vec::new(), 0);
@@ -66,11 +66,11 @@ async fn ask(limiter: RateLimiter, asks: Asks, end: Instant) -> (Vec<Use>, u64) 
         let from = server_time();
         let decision = match asks {
             Asks::InTurns => limiter.acquire("key", WINDOW).await.unwrap(),
-            Asks::InLeases | Asks::Plainly => limiter.check("key").await.unwrap(),
+            Asks::InBatches | Asks::Plainly => limiter.check("key").await.unwrap(),
         };
         refused_here += u64::from(decision.decided_by() == DecidedBy::Refusal);
         if decision.is_allowed() {
-            uses.push(used(&decision, from, matches!(asks, Asks::InLeases)));
+            uses.push(used(&decision, from, matches!(asks, Asks::InBatches)));
         } else {
             tokio::task::yield_now().await;
         }
@@ -105,7 +105,7 @@ async fn whatever_the_clocks_of_programs_say_no_window_holds_more_than_the_limit
     for (place, quota) in quotas.iter().enumerate() {
         for larder in &programs {
             let limiter = larder.rate_limiter(format!("of{}", quota.limit()), *quota).unwrap();
-            for asks in [Asks::Plainly, Asks::InLeases, Asks::InTurns] {
+            for asks in [Asks::Plainly, Asks::InBatches, Asks::InTurns] {
                 let task = tokio::spawn(ask(limiter.clone(), asks, end));
                 asking.push(async move { (place, asks, task.await.unwrap()) });
             }
@@ -126,6 +126,6 @@ async fn whatever_the_clocks_of_programs_say_no_window_holds_more_than_the_limit
         // The limit can be used, although batches return what they do not spend only later.
         assert!(count as u64 >= 3 * quota.limit(), "only {count} of {quota:?}");
     }
-    assert!(got.iter().all(|uses| *uses > 0), "plainly, in leases and in turns: {got:?}");
+    assert!(got.iter().all(|uses| *uses > 0), "plainly, in batches and in turns: {got:?}");
     assert!(refused_here > 0, "no refusal was known here");
 }

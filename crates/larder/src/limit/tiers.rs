@@ -29,8 +29,8 @@ impl RateLimiter {
     /// limiter's permit batch. Correct them.
     pub fn set_quotas(&self, quotas: impl Into<Quotas>) -> Result<()> {
         let plan = Plan::new(quotas.into())?;
-        if let Some((lease, span)) = self.inner.lease {
-            lease.span(span).checked(&plan)?;
+        if let Some((batch, span)) = self.inner.batch {
+            batch.span(span).checked(&plan)?;
         }
         let mut current = self.inner.plan.write().unwrap_or_else(PoisonError::into_inner);
         *current = self.inner.local.plans.share(plan);
@@ -102,8 +102,8 @@ impl RateLimiter {
             Some(known) => known,
             None => local.plans.share(Plan::new(quotas)?),
         };
-        if let Some((lease, span)) = self.inner.lease {
-            lease.span(span).checked(&plan)?;
+        if let Some((batch, span)) = self.inner.batch {
+            batch.span(span).checked(&plan)?;
         }
         Ok(plan)
     }

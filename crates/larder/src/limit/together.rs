@@ -222,8 +222,8 @@ async fn decide(context: &Arc<Context>, keys: Vec<LimitKey>) -> Result<Vec<Decis
     let charges: Vec<(&str, Charge<'_>)> = asked
         .iter()
         .map(|one| {
-            let (terms, cost, penalty) = (&one.plan.terms, one.cost, one.limiter.inner.penalty);
-            let charge = Charge { terms, take: ChargeMode::All, cost, charge_at: 0, max_wait: 0, penalty };
+            let (specs, cost, penalty) = (&one.plan.specs, one.cost, one.limiter.inner.penalty);
+            let charge = Charge { specs, mode: ChargeMode::All, cost, charge_at: 0, max_wait: 0, penalty };
             (one.name.as_str(), charge)
         })
         .collect();

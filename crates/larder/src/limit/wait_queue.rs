@@ -286,8 +286,8 @@ impl Booking {
         let (sent, restarts) = (limiter.now(), *self.queue.restarts.borrow());
         let asked = (sent, limiter.changes(&self.name));
         let cost = batch.iter().map(|one| one.cost).fold(0, u64::saturating_add);
-        let (take, max_wait) = (ChargeMode::Turns { least }, micros(deadline.since(sent)));
-        let charge = Charge { terms: &plan.terms, take, cost, charge_at: 0, max_wait, penalty: None };
+        let (mode, max_wait) = (ChargeMode::Turns { least }, micros(deadline.since(sent)));
+        let charge = Charge { specs: &plan.specs, mode, cost, charge_at: 0, max_wait, penalty: None };
         let answer = limiter.send_in_time(&self.name, charge).await;
         let answered = limiter.now();
         match answer {

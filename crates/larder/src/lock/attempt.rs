@@ -126,9 +126,9 @@ pub(super) struct Attempt {
     token: u64,
     want: Want,
     stage: Stage,
-    heard: Tick,
+    last_answer: Tick,
     /// Made before the attempt joins the queue, so that no wake-up is missed.
-    listening: Option<Subscription>,
+    subscription: Option<Subscription>,
     /// Set once the attempt is queued. Its drop runs after `Drop for Attempt` has queued the cancel, so the
     /// heartbeat keeps the place until then.
     place: Option<QueuePlace>,
@@ -147,15 +147,15 @@ pub(super) enum AttemptOutcome {
 }
 
 impl Attempt {
-    fn new(locks: &Arc<Coordinator>, name: &Arc<str>, want: Want, heard: Tick) -> Self {
+    fn new(locks: &Arc<Coordinator>, name: &Arc<str>, want: Want, last_answer: Tick) -> Self {
         Self {
             locks: locks.clone(),
             name: name.clone(),
             token: want.token(&locks.context.tokens),
             want,
             stage: Stage::Settled,
-            heard,
-            listening: None,
+            last_answer,
+            subscription: None,
             place: None,
         }
     }
@@ -221,7 +221,7 @@ impl Attempt {
             }
             answer = loop {
                 // Dropping the old attempt cancels its token.
-                self = Self::new(&self.locks, &self.name, self.want.clone(), self.heard);
+                self = Self::new(&self.locks, &self.name, self.want.clone(), self.last_answer);
                 match self.begin(self.locks.context.clock.now(), WhenHeld::Enqueue).await {
                     Ok(answer) => break answer,
                     // A caller that is already queued rides out a short outage; a new caller gets the error.
@@ -229,7 +229,7 @@ impl Attempt {
                         if end.is_some_and(|end| end <= self.locks.context.clock.now()) {
                             return Err(error);
                         }
-                        self = Self::new(&self.locks, &self.name, self.want.clone(), self.heard);
+                        self = Self::new(&self.locks, &self.name, self.want.clone(), self.last_answer);
                         tokio::time::sleep(PAUSE).await;
                     }
                     Err(error) => return Err(error),
@@ -252,7 +252,7 @@ impl Attempt {
         let place = locks.waiting.join(&self.name, self.token);
         let hinted = place.wakeup.clone();
         self.place = Some(place);
-        let mut your_turn = !notified && self.listen().await;
+        let mut your_turn = !notified && self.subscribe().await;
         loop {
             let max_wait = end.map_or(LONGEST_SILENCE, |end| end.since(locks.context.clock.now()));
             if max_wait.is_zero() {
@@ -280,7 +280,7 @@ impl Attempt {
                 Ok(AttemptReply::Quarantined(until)) => return Ok(Some(AttemptOutcome::Quarantined(until))),
                 Ok(AttemptReply::Waiting { .. }) => {
                     failed = None;
-                    your_turn = self.listen().await;
+                    your_turn = self.subscribe().await;
                 }
                 // The server has lost its data, or took this process for dead: join the end of the queue.
                 Ok(_) => return Ok(None),
@@ -295,8 +295,8 @@ impl Attempt {
 
     /// Waits for a wake-up from the server, for at most `max_wait`.
     async fn wait_for_wakeup(&self, max_wait: Duration) {
-        match &self.listening {
-            Some(listening) => listening.notified(max_wait).await,
+        match &self.subscription {
+            Some(subscription) => subscription.notified(max_wait).await,
             None => tokio::time::sleep(max_wait).await,
         }
     }
@@ -306,7 +306,7 @@ impl Attempt {
         let store = self.locks.context.coordination()?;
         // Subscribe before sending: the wake-up may arrive together with the reply.
         if queue == WhenHeld::Enqueue {
-            self.listening = Some(self.locks.wakeups.subscribe(self.token));
+            self.subscription = Some(self.locks.wakeups.subscribe(self.token));
         }
         // Until a reply arrives, the server may have queued or granted the attempt: a drop now has to cancel it.
         self.stage = Stage::Unanswered;
@@ -339,7 +339,7 @@ impl Attempt {
         // A request that was never sent leaves nothing to cancel. After any other error the attempt stays unanswered.
         match &answer {
             Ok(attempted) => {
-                self.heard = now;
+                self.last_answer = now;
                 self.stage = match attempted {
                     AttemptReply::Granted { .. } | AttemptReply::Waiting { .. } => Stage::Queued,
                     _ => Stage::Settled,
@@ -381,7 +381,7 @@ impl Attempt {
         let answered = timeout(self.locks.context.limits.response_timeout, asked).await;
         let answer =
             answered.unwrap_or_else(|_| Err(Error::timed_out(self.locks.context.limits.response_timeout)))?;
-        self.heard = now;
+        self.last_answer = now;
         if matches!(answer, AttemptReply::Gone | AttemptReply::TooHeavy(_)) {
             self.stage = Stage::Settled;
         }
@@ -390,10 +390,11 @@ impl Attempt {
 
     /// Subscribes on the server. True if the lock was handed over already, or the `Larder` is closed. If the request
     /// fails, the heartbeat wakes the attempt.
-    async fn listen(&self) -> bool {
+    async fn subscribe(&self) -> bool {
         let Ok(store) = self.locks.context.coordination() else { return true };
         let asked =
-            timeout(self.locks.context.limits.response_timeout, store.listen(&self.name, self.token)).await;
+            timeout(self.locks.context.limits.response_timeout, store.subscribe(&self.name, self.token))
+                .await;
         matches!(asked, Ok(Ok(true)))
     }
 
@@ -401,8 +402,8 @@ impl Attempt {
     /// far.
     fn may_go_on(&self, error: &Error) -> bool {
         let answered = self.locks.waiting.answered(&self.name, self.token);
-        let heard = answered.map_or(self.heard, |answered| answered.max(self.heard));
-        let silence = self.locks.context.clock.now().since(heard);
+        let last_answer = answered.map_or(self.last_answer, |answered| answered.max(self.last_answer));
+        let silence = self.locks.context.clock.now().since(last_answer);
         error.is_retryable() && silence <= self.locks.context.limits.response_timeout
     }
 
@@ -410,8 +411,12 @@ impl Attempt {
     /// error.
     fn out_of_time(&self, failed: Option<(Tick, Error)>) -> Result<AttemptOutcome> {
         let Some((sent, error)) = failed else { return Ok(AttemptOutcome::Held) };
-        let heard = self.locks.waiting.answered(&self.name, self.token);
-        if heard.is_some_and(|heard| heard >= sent) { Ok(AttemptOutcome::Held) } else { Err(error) }
+        let last_answer = self.locks.waiting.answered(&self.name, self.token);
+        if last_answer.is_some_and(|last_answer| last_answer >= sent) {
+            Ok(AttemptOutcome::Held)
+        } else {
+            Err(error)
+        }
     }
 
     fn note_wait(&self, waited: bool, began: Tick) {
@@ -422,7 +427,7 @@ impl Attempt {
 
     fn guard(&mut self, fence: u64) -> Result<AttemptOutcome> {
         let (clock, name) = (&self.locks.context.clock, self.name.clone());
-        let (token, sent) = (self.token, self.heard);
+        let (token, sent) = (self.token, self.last_answer);
         let lease = match self.want {
             Want::Lock { ttl, failover, .. } | Want::Group { ttl, failover, .. } => {
                 let mut lease = Lease::new(clock, name, token, Fence::new(fence), sent, ttl);

@@ -151,7 +151,7 @@ impl Election {
     #[doc = include_str!("../doc/request_errors.md")]
     pub fn leader(&self) -> Call<'_, impl Future<Output = Result<Option<Leader>>> + Send> {
         let locks = &self.lock.locks;
-        Call::new(locks.context.limits.response_timeout, &locks.meter.holder, self.look())
+        Call::new(locks.context.limits.response_timeout, &locks.meter.holder, self.read_leader())
     }
 
     /// Observes the leader through notifications of the server. Returns a stream of the leader, or `None` if there
@@ -173,9 +173,9 @@ impl Election {
     /// The call changes nothing.
     pub async fn observe(&self) -> Result<Leaders> {
         let watch = self.lock.locks.context.coordination_invalidations().watch(&self.lock.name);
-        let mut follow = Follow { election: self.clone(), watch, last: None, seen: None };
-        let (first, seen) = follow.look().await?;
-        (follow.last, follow.seen) = (first.clone(), Some(seen));
+        let mut follow = Follow { election: self.clone(), watch, last: None, observation: None };
+        let (first, observation) = follow.read_leader().await?;
+        (follow.last, follow.observation) = (first.clone(), Some(observation));
         let later = stream::unfold(follow, async |mut follow| {
             let leader = follow.next().await.ok()?;
             Some((leader, follow))
@@ -183,9 +183,9 @@ impl Election {
         Ok(Leaders { changes: stream::iter([first]).chain(later).boxed() })
     }
 
-    async fn look(&self) -> Result<Option<Leader>> {
+    async fn read_leader(&self) -> Result<Option<Leader>> {
         self.check()?;
-        Ok(self.lock.look().await?.map(Holder::of).map(Leader::of))
+        Ok(self.lock.read_holder().await?.map(Holder::of).map(Leader::of))
     }
 
     fn check(&self) -> Result<()> {
@@ -312,7 +312,7 @@ struct Follow {
     election: Election,
     watch: Watch,
     last: Option<Leader>,
-    seen: Option<Observation>,
+    observation: Option<Observation>,
 }
 
 /// For how long what was read last can be valid.
@@ -327,15 +327,15 @@ impl Follow {
     /// Returns the leader after the next change. Waits through outages.
     async fn next(&mut self) -> Result<Option<Leader>> {
         loop {
-            if let Some(seen) = self.seen.take() {
-                self.until_it_may_have_changed(&seen).await;
+            if let Some(observation) = self.observation.take() {
+                self.until_it_may_have_changed(&observation).await;
             }
-            let (leader, seen) = retry(async |_| match self.look().await {
+            let (leader, observation) = retry(async |_| match self.read_leader().await {
                 Err(error) if error.is_retryable() => Retry::Again,
                 answer => Retry::Done(answer),
             })
             .await?;
-            self.seen = Some(seen);
+            self.observation = Some(observation);
             if self.last != leader {
                 self.last = leader.clone();
                 return Ok(leader);
@@ -344,30 +344,30 @@ impl Follow {
     }
 
     /// Waits for a notification, or until the lease is over, or as long as changes are certainly reported.
-    async fn until_it_may_have_changed(&mut self, seen: &Observation) {
+    async fn until_it_may_have_changed(&mut self, observation: &Observation) {
         let locks = &self.election.lock.locks;
         loop {
             let now = locks.context.clock.now();
-            let max_wait = seen.ends.map_or(POLL, |ends| ends.since(now).min(POLL));
+            let max_wait = observation.ends.map_or(POLL, |ends| ends.since(now).min(POLL));
             let reported = tokio::time::timeout(max_wait, self.watch.changed(Duration::MAX)).await.is_ok();
             let moment = locks.context.clock.moment();
             let tracked = |stamp| {
                 locks.context.coordination().is_ok_and(|store| store.sessions().is_valid(stamp, moment))
             };
-            let over = seen.ends.is_some_and(|ends| ends <= locks.context.clock.now());
-            if reported || over || !seen.stamp.is_some_and(tracked) {
+            let over = observation.ends.is_some_and(|ends| ends <= locks.context.clock.now());
+            if reported || over || !observation.stamp.is_some_and(tracked) {
                 return;
             }
         }
     }
 
-    async fn look(&self) -> Result<(Option<Leader>, Observation)> {
+    async fn read_leader(&self) -> Result<(Option<Leader>, Observation)> {
         let Lock { locks, name, .. } = &self.election.lock;
         let asked = async {
             self.election.check()?;
             // Start tracking before the read, so that a change after the read is notified.
-            let stamp = locks.context.coordination()?.get_tracked(name).await?.seen;
-            Ok((stamp, self.election.lock.look().await?))
+            let stamp = locks.context.coordination()?.get_tracked(name).await?.stamp;
+            Ok((stamp, self.election.lock.read_holder().await?))
         };
         let (stamp, holder) = tokio::time::timeout(locks.context.limits.response_timeout, asked)
             .await

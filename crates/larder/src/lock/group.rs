@@ -122,7 +122,7 @@ impl fmt::Debug for LockGroup {
 /// **The order that is promised:** of two attempts that want a lock in common, the one that came first is served
 /// first, as long as it is [live](crate::guide::guarantees#locks). So a later attempt waits for an earlier one even
 /// where the lock in common is free, because the earlier one waits for another. Attempts without a lock in common
-/// never wait for each other, unless 256 wait in the group: those behind them wait until the line is shorter.
+/// never wait for each other, unless 256 wait in the group: those behind them wait until the queue is shorter.
 #[derive(Clone)]
 #[must_use = "locks are acquired by acquire(), acquire_within() or try_acquire()"]
 pub struct GroupLocks {

@@ -74,7 +74,7 @@ pub use ticket::LockTicket;
 const DEFAULT_TTL: Duration = Duration::from_secs(30);
 const DEFAULT_MAX_HOLD: Duration = Duration::from_secs(3600);
 /// The longest time to wait for the holder's name when an error message is made.
-const LOOK: Duration = Duration::from_millis(500);
+const HOLDER_TIMEOUT: Duration = Duration::from_millis(500);
 
 /// A lock with a name. [`Larder::lock`](crate::Larder::lock) makes it; acquiring it gives a [`Guard`].
 ///
@@ -292,12 +292,12 @@ impl Lock {
     pub fn holder(&self) -> Call<'_, impl Future<Output = Result<Option<Holder>>> + Send> {
         Call::new(self.locks.context.limits.response_timeout, &self.locks.meter.holder, async move {
             self.check()?;
-            Ok(self.locks.named(self.look().await?).await)
+            Ok(self.locks.named(self.read_holder().await?).await)
         })
     }
 
     /// Returns the holder without the name of its process, which takes another request.
-    async fn look(&self) -> Result<Option<HeldBy>> {
+    async fn read_holder(&self) -> Result<Option<HeldBy>> {
         self.locks.context.coordination()?.holder(&self.name).await
     }
 
@@ -375,8 +375,11 @@ impl Lock {
     /// The error for a lock that stayed held; it names the current holder if the server answers in time.
     async fn held_error(&self, max_wait: Duration) -> Error {
         let name = shown(&self.name);
-        let holder =
-            tokio::time::timeout(self.locks.context.limits.response_timeout.min(LOOK), self.look()).await;
+        let holder = tokio::time::timeout(
+            self.locks.context.limits.response_timeout.min(HOLDER_TIMEOUT),
+            self.read_holder(),
+        )
+        .await;
         let by = match holder {
             Ok(Ok(Some(by))) => format!(" by {}", Holder::of(by)),
             _ => String::new(),

@@ -32,7 +32,7 @@ use crate::error::Result;
 use crate::store::lock::{LockStore, LockToken, QueueStatus, QueueTiming};
 
 /// The time limit of a beat: after a lost reply, the next beat is sent while the waiters still count as alive.
-const PATIENCE: Duration = Duration::from_millis(400);
+const BEAT_TIMEOUT: Duration = Duration::from_millis(400);
 
 pub(super) struct LockQueues {
     context: Arc<Context>,
@@ -97,7 +97,7 @@ impl LockQueues {
     }
 
     #[cfg(test)]
-    pub(super) fn anybody(&self) -> bool {
+    pub(super) fn is_anyone_waiting(&self) -> bool {
         !self.queue.places().is_empty()
     }
 
@@ -120,7 +120,7 @@ impl WaitingAttempts {
     }
 
     /// Notifies the waiters of the reply to a beat that was sent at `sent`.
-    fn tell(&self, sent: Tick, tickets: Vec<LockToken>, answer: Result<Vec<Option<QueueStatus>>>) {
+    fn notify(&self, sent: Tick, tickets: Vec<LockToken>, answer: Result<Vec<Option<QueueStatus>>>) {
         let mut places = self.places();
         let Ok(turns) = answer else { return places.values().for_each(|known| known.wakeup.notify_one()) };
         for (ticket, turn) in tickets.into_iter().zip(turns) {
@@ -175,7 +175,7 @@ async fn run(
             let sent = queues.context.clock.now();
             queues.meter.beat();
             let answer = beat(&queues.context, &tickets).await;
-            queue.tell(sent, tickets, answer);
+            queue.notify(sent, tickets, answer);
         }
     }
 }
@@ -183,6 +183,6 @@ async fn run(
 /// Sends one heartbeat. If both connections replied, the callers' reply wins: it is the newer one, and may contain
 /// a turn or a lost place that the other does not.
 async fn beat(context: &Context, tickets: &[LockToken]) -> Result<Vec<Option<QueueStatus>>> {
-    let max_wait = PATIENCE.min(context.limits.response_timeout);
+    let max_wait = BEAT_TIMEOUT.min(context.limits.response_timeout);
     hedged(context, max_wait, |store, max_wait| store.heartbeat(tickets, max_wait), |_, later| later).await
 }

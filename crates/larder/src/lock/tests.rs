@@ -174,7 +174,7 @@ async fn a_waiter_has_left_the_queue_when_the_locks_are_closed() {
         let lock = lock(&locks);
         async move { lock.acquire().await.map(drop) }
     });
-    while locks.stats().wakeups == 0 && !locks.waiting.anybody() {
+    while locks.stats().wakeups == 0 && !locks.waiting.is_anyone_waiting() {
         tokio::task::yield_now().await;
     }
     locks.context.begin_closing();

@@ -18,7 +18,7 @@ use crate::sync::{AtomicU64, Ordering};
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct KnownVersion {
     pub(crate) version: u64,
-    pub(crate) seen: ReadStamp,
+    pub(crate) stamp: ReadStamp,
     /// How long the server keeps it at least, if that is known.
     pub(super) kept_until: Option<Tick>,
 }
@@ -51,7 +51,7 @@ pub(super) struct VersionSlot {
     /// The number of changes of the table before the lookup; 0 before the first lookup.
     changes: AtomicU64,
     version: AtomicU64,
-    seen: AtomicU64,
+    stamp: AtomicU64,
     /// Microseconds; 0 if it is not known.
     kept_until: AtomicU64,
 }
@@ -65,13 +65,13 @@ impl VersionSlot {
         // sees that turn, in the last load below.
         let looked_up = self.changes.load(Ordering::Acquire);
         let version = self.version.load(Ordering::Acquire);
-        let seen = self.seen.load(Ordering::Acquire);
+        let stamp = self.stamp.load(Ordering::Acquire);
         let kept_until = self.kept_until.load(Ordering::Acquire);
         let whole = turn.is_multiple_of(2) && self.turn.load(Ordering::Acquire) == turn;
         let kept_until = (kept_until != 0).then(|| Tick::from_micros(kept_until));
         (whole && looked_up == changes).then(|| KnownVersion {
             version,
-            seen: ReadStamp::unpacked(seen),
+            stamp: ReadStamp::unpacked(stamp),
             kept_until,
         })
     }
@@ -87,7 +87,7 @@ impl VersionSlot {
         }
         self.changes.store(changes, Ordering::Release);
         self.version.store(known.version, Ordering::Release);
-        self.seen.store(known.seen.packed(), Ordering::Release);
+        self.stamp.store(known.stamp.packed(), Ordering::Release);
         self.kept_until.store(known.kept_until.map_or(0, Tick::as_micros), Ordering::Release);
         self.turn.store(turn + 2, Ordering::Release);
     }
@@ -102,7 +102,7 @@ mod tests {
         let slot = VersionSlot::default();
         assert_eq!(slot.get(1), None, "never looked up");
         for kept_until in [None, Some(Tick::from_micros(5))] {
-            let known = KnownVersion { version: 7, seen: ReadStamp::unpacked(3 << 32 | 9), kept_until };
+            let known = KnownVersion { version: 7, stamp: ReadStamp::unpacked(3 << 32 | 9), kept_until };
             slot.put(2, known);
             assert_eq!((slot.get(1), slot.get(2), slot.get(3)), (None, Some(known), None));
         }

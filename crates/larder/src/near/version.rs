@@ -37,7 +37,7 @@ impl Default for Versions {
 impl Versions {
     /// Returns a version that is cached and valid. No round trip.
     pub(crate) fn known(&self, name: &str, sessions: &Sessions, now: Moment) -> Option<KnownVersion> {
-        let known = self.known.get(name).filter(|known| sessions.is_valid(known.seen, now))?;
+        let known = self.known.get(name).filter(|known| sessions.is_valid(known.stamp, now))?;
         self.recency.used_version(name);
         Some(known)
     }
@@ -54,7 +54,7 @@ impl Versions {
         // any more. If the table were read first, the slot could keep the version from before the change for ever.
         let changes = self.changes.load(Ordering::Acquire);
         if let Some(known) = clear.slot.get(changes)
-            && sessions.is_valid(known.seen, now)
+            && sessions.is_valid(known.stamp, now)
         {
             return Some(known);
         }
@@ -113,10 +113,10 @@ impl Versions {
         let ticket = self.known.ticket(name);
         let read = store.get_tracked(name).await.map_err(unchecked)?;
         let version = read.bytes.as_deref().and_then(read_version);
-        if let (Some(version), Some(seen)) = (version, read.seen) {
-            self.keep(name, ticket, KnownVersion { version, seen, kept_until: None });
+        if let (Some(version), Some(stamp)) = (version, read.stamp) {
+            self.keep(name, ticket, KnownVersion { version, stamp, kept_until: None });
         }
-        Ok(version.map(|version| (version, read.seen)))
+        Ok(version.map(|version| (version, read.stamp)))
     }
 
     /// Reads current versions, in the order of `names`: one round trip for names that can be read together.
@@ -133,10 +133,10 @@ impl Versions {
             .zip(read)
             .map(|((name, ticket), read)| {
                 let version = read.bytes.as_deref().and_then(read_version)?;
-                if let Some(seen) = read.seen {
-                    self.keep(name, ticket, KnownVersion { version, seen, kept_until: None });
+                if let Some(stamp) = read.stamp {
+                    self.keep(name, ticket, KnownVersion { version, stamp, kept_until: None });
                 }
-                Some((version, read.seen))
+                Some((version, read.stamp))
             })
             .collect())
     }
@@ -158,10 +158,10 @@ impl Versions {
             return Ok(known.version);
         }
         let ticket = self.known.ticket(name);
-        let KeptVersion { version, left, seen } =
+        let KeptVersion { version, left, stamp } =
             store.version(name, candidate, span).await.map_err(unchecked)?;
-        if let Some(seen) = seen {
-            self.keep(name, ticket, KnownVersion { version, seen, kept_until: Some(tick.after(left)) });
+        if let Some(stamp) = stamp {
+            self.keep(name, ticket, KnownVersion { version, stamp, kept_until: Some(tick.after(left)) });
         }
         Ok(version)
     }
@@ -200,19 +200,19 @@ mod tests {
     #[test]
     fn a_version_is_valid_no_longer_than_its_connection_gives_signs_of_life() {
         let (versions, sessions) = (Versions::default(), Sessions::remote());
-        let seen = sessions.open(sessions.take().unwrap());
+        let stamp = sessions.open(sessions.take().unwrap());
         versions.keep(
             "~tag",
             versions.known.ticket("~tag"),
-            KnownVersion { version: 7, seen, kept_until: None },
+            KnownVersion { version: 7, stamp, kept_until: None },
         );
         assert_eq!(versions.known("~tag", &sessions, at(0)), None, "no heartbeat was answered yet");
-        sessions.renew(seen, at(0));
+        sessions.renew(stamp, at(0));
         assert_eq!(versions.known("~tag", &sessions, at(1700)).map(|known| known.version), Some(7));
         assert_eq!(versions.known("~tag", &sessions, at(2000)), None, "the connection is silent");
-        sessions.renew(seen, at(2000));
+        sessions.renew(stamp, at(2000));
         assert!(versions.known("~tag", &sessions, at(2000)).is_some());
-        sessions.end(seen);
+        sessions.end(stamp);
         assert_eq!(versions.known("~tag", &sessions, at(2000)), None, "the connection has broken");
     }
 
@@ -223,32 +223,32 @@ mod tests {
         let known = |seconds: u64| {
             versions.known_clear(&clear, &sessions, at(seconds * 1000)).map(|known| known.version)
         };
-        let keep = |version, seen, kept_until| {
+        let keep = |version, stamp, kept_until| {
             versions.keep(
                 "~clear",
                 versions.known.ticket("~clear"),
-                KnownVersion { version, seen, kept_until },
+                KnownVersion { version, stamp, kept_until },
             );
         };
-        let seen = sessions.open(sessions.take().unwrap());
-        sessions.renew(seen, at(0));
+        let stamp = sessions.open(sessions.take().unwrap());
+        sessions.renew(stamp, at(0));
         assert_eq!(known(0), None);
-        keep(7, seen, None);
+        keep(7, stamp, None);
         assert_eq!([known(0), known(1), known(2)], [Some(7), Some(7), None]);
         versions.changed("~other");
         assert_eq!(known(1), Some(7));
         versions.changed("~clear");
         assert_eq!(known(1), None, "replaced");
         let until = |micros| versions.kept_clear(&clear, &sessions, at(1000), Tick::from_micros(micros));
-        keep(8, seen, None);
+        keep(8, stamp, None);
         assert_eq!((known(1), until(0)), (Some(8), None));
-        keep(8, seen, Some(Tick::from_micros(5)));
+        keep(8, stamp, Some(Tick::from_micros(5)));
         assert_eq!((until(5), until(6)), (Some(8), None), "the slot has an older time");
         versions.all_changed();
         assert_eq!(known(1), None, "all were replaced");
-        keep(9, seen, None);
+        keep(9, stamp, None);
         assert_eq!(known(1), Some(9));
-        sessions.end(seen);
+        sessions.end(stamp);
         assert_eq!(known(1), None, "the connection has broken");
     }
 }

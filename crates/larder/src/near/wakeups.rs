@@ -118,7 +118,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_wake_up_is_received_whether_it_comes_before_or_after_the_wait_begins() {
+    async fn a_wake_up_is_received_whether_it_arrives_before_or_after_the_wait_begins() {
         let invalidations = Arc::new(Invalidations::default());
         let (one, other) = (invalidations.wakeups.subscribe(1), invalidations.wakeups.subscribe(2));
         let silent = async |subscription: &Subscription| {

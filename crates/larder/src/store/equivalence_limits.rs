@@ -28,13 +28,13 @@ const START: u64 = 1_780_000_000_000_000;
 enum Step {
     Charge {
         plan: usize,
-        take: ChargeMode,
+        mode: ChargeMode,
         cost: u64,
         charge_at: u64,
         max_wait: u64,
         penalty: Option<Penalty>,
     },
-    /// Gives the key these terms for some microseconds, or ends that.
+    /// Gives the key these specs for some microseconds, or ends that.
     Override {
         plan: Option<usize>,
         lasts: u64,
@@ -82,13 +82,13 @@ fn history() -> impl Strategy<Value = Vec<Step>> {
 
 fn steps(usual: usize, special: u32) -> impl Strategy<Value = Step> {
     let plan = move || prop_oneof![3 => Just(usual), special => 0..plans().len()];
-    let take = prop_oneof![
+    let mode = prop_oneof![
         5 => Just(ChargeMode::All),
         special => Just(ChargeMode::UpTo),
         special => (1..6u64).prop_map(|least| ChargeMode::Half { least }),
         2 * special => (1..6u64).prop_map(|least| ChargeMode::Turns { least }),
         special => Just(ChargeMode::Debt),
-        2 * special => Just(ChargeMode::Look)
+        2 * special => Just(ChargeMode::Peek)
     ];
     let charge_at = prop_oneof![4 => Just(0u64), special => 0..61_000u64, special => 0..59_000_000u64];
     let max_wait = prop_oneof![4 => Just(0u64), special => Just(70_000_000u64)];
@@ -99,7 +99,7 @@ fn steps(usual: usize, special: u32) -> impl Strategy<Value = Step> {
         1 => Just(Some(Penalty { first: 40_000_000, factor: 3, most: 900_000_000 })),
         1 => Just(Some(Penalty { first: 3_000_001, factor: 1, most: 3_000_001 }))
     ];
-    let windows: Vec<u64> = plans()[usual].iter().map(|term| term.window()).collect();
+    let windows: Vec<u64> = plans()[usual].iter().map(|spec| spec.window()).collect();
     let window = move || prop::sample::select(windows.clone());
     let any = prop_oneof![
         Just(0u64),
@@ -115,18 +115,18 @@ fn steps(usual: usize, special: u32) -> impl Strategy<Value = Step> {
         .prop_flat_map(|(window, part)| 1..=window / part + 2);
     let pass = prop_oneof![within, any];
     prop_oneof![
-        8 => (plan(), take, prop_oneof![Just(1u64), 1..6u64], charge_at, max_wait, penalty).prop_map(
-            |(plan, take, cost, charge_at, max_wait, penalty)| {
-                // A lease is within the shortest window; a booking is made for now.
-                let within = plans()[plan].iter().map(|term| term.window()).min().unwrap_or(0);
+        8 => (plan(), mode, prop_oneof![Just(1u64), 1..6u64], charge_at, max_wait, penalty).prop_map(
+            |(plan, mode, cost, charge_at, max_wait, penalty)| {
+                // A batch is within the shortest window; a booking is made for now.
+                let within = plans()[plan].iter().map(|spec| spec.window()).min().unwrap_or(0);
                 let charge_at = if max_wait > 0 { 0 } else { charge_at % within };
-                let charge_at = if plans()[plan].iter().any(|term| term.rule == Rule::Gcra) { 0 } else { charge_at };
-                let take = match take {
+                let charge_at = if plans()[plan].iter().any(|spec| spec.rule == Rule::Gcra) { 0 } else { charge_at };
+                let mode = match mode {
                     ChargeMode::Half { least } => ChargeMode::Half { least: least.min(cost) },
                     ChargeMode::Turns { least } => ChargeMode::Turns { least: least.min(cost) },
-                    take => take,
+                    mode => mode,
                 };
-                Step::Charge { plan, take, cost, charge_at, max_wait, penalty }
+                Step::Charge { plan, mode, cost, charge_at, max_wait, penalty }
             }
         ),
         2 => (0..4usize, 1..4u64).prop_map(|(last, permits)| Step::Refund { last, permits }),
@@ -138,9 +138,9 @@ fn steps(usual: usize, special: u32) -> impl Strategy<Value = Step> {
     ]
 }
 
-/// The terms of an override, each with its own label.
-fn labelled(terms: &[QuotaSpec]) -> Vec<(QuotaSpec, Label)> {
-    terms.iter().enumerate().map(|(place, term)| (*term, [place as u8 + 1; 15])).collect()
+/// The specs of an override, each with its own label.
+fn labelled(specs: &[QuotaSpec]) -> Vec<(QuotaSpec, Label)> {
+    specs.iter().enumerate().map(|(place, spec)| (*spec, [place as u8 + 1; 15])).collect()
 }
 
 fn histories(default: u32) -> Config {
@@ -160,12 +160,12 @@ fn both_stores_decide_the_same_at_every_time() {
             for (at, step) in history.iter().enumerate() {
                 let told = || format!("memory left, server right, at step {at}: {step:?}");
                 match step {
-                    Step::Charge { plan, take, cost, charge_at, max_wait, penalty } => {
-                        let (terms, take, penalty) = (plans[*plan].as_slice(), *take, *penalty);
-                        own = terms;
+                    Step::Charge { plan, mode, cost, charge_at, max_wait, penalty } => {
+                        let (specs, mode, penalty) = (plans[*plan].as_slice(), *mode, *penalty);
+                        own = specs;
                         let ask = Charge {
-                            terms,
-                            take,
+                            specs,
+                            mode,
                             cost: *cost,
                             charge_at: *charge_at,
                             max_wait: *max_wait,
@@ -173,7 +173,7 @@ fn both_stores_decide_the_same_at_every_time() {
                         };
                         let (expected, found) = both.charge(ask);
                         prop_assert_eq!(expected, found, "{}", told());
-                        if found.granted > 0 && take != ChargeMode::Look {
+                        if found.granted > 0 && mode != ChargeMode::Peek {
                             prop_assert!(both.lives_until() >= both.clock + found.reset, "{}", told());
                             charges.push(found.stamp);
                         }
@@ -190,21 +190,21 @@ fn both_stores_decide_the_same_at_every_time() {
                         prop_assert!(!forgotten || found, "{}", told());
                     }
                     Step::Override { plan, lasts } => {
-                        let terms = plan.map(|plan| plans[plan].as_slice()).unwrap_or_default();
-                        both.set_override(terms, own, Duration::from_micros(*lasts));
+                        let specs = plan.map(|plan| plans[plan].as_slice()).unwrap_or_default();
+                        both.set_override(specs, own, Duration::from_micros(*lasts));
                         let (expected, found) = both.override_of();
                         prop_assert_eq!(expected, found, "{}", told());
                         // The record lives until nothing in it counts any more.
-                        let look = ChargeMode::Look;
-                        let look = Charge {
-                            terms: own,
-                            take: look,
+                        let peek = ChargeMode::Peek;
+                        let peek = Charge {
+                            specs: own,
+                            mode: peek,
                             cost: 1,
                             charge_at: 0,
                             max_wait: 0,
                             penalty: None,
                         };
-                        let (expected, found) = both.charge(look);
+                        let (expected, found) = both.charge(peek);
                         prop_assert_eq!(expected.reset, found.reset, "{}", told());
                         let lives = found.reset == 0 || both.lives_until() >= both.clock + found.reset;
                         prop_assert!(lives, "{}", told());
@@ -225,7 +225,7 @@ fn an_override_ended_by_other_quotas_lets_no_record_expire_early() {
     let stores = Stores::default();
     let own = |rule, limit, width| [QuotaSpec { rule, limit, width }];
     let other = own(Rule::Gcra, 3, 1_000_000);
-    for terms in [
+    for specs in [
         own(Rule::Buckets, 5, 1_000_000),
         own(Rule::Buckets, 70_000, 1_000_000),
         own(Rule::Log, 5, 60_000_000),
@@ -234,13 +234,13 @@ fn an_override_ended_by_other_quotas_lets_no_record_expire_early() {
         for later in [1, 999_999, 1_666_666, 1_666_667, 9_999_999, 10_000_001] {
             let mut both = stores.history();
             let charge = |both: &mut Both<'_>| {
-                let take = ChargeMode::All;
-                let ask = Charge { terms: &terms, take, cost: 1, charge_at: 0, max_wait: 0, penalty: None };
+                let mode = ChargeMode::All;
+                let ask = Charge { specs: &specs, mode, cost: 1, charge_at: 0, max_wait: 0, penalty: None };
                 let (expected, found) = both.charge(ask);
-                assert_eq!(expected, found, "memory left, server right, {terms:?} {later}");
+                assert_eq!(expected, found, "memory left, server right, {specs:?} {later}");
                 assert!(
                     both.lives_until() >= both.clock + found.reset,
-                    "{terms:?}, {later} microseconds later"
+                    "{specs:?}, {later} microseconds later"
                 );
             };
             charge(&mut both);

@@ -38,7 +38,7 @@ const SEMAPHORE: u64 = 3;
 enum Step {
     Acquire(u8, u8, bool),
     Confirm(u8, u8),
-    Listen(u8, u8),
+    Subscribe(u8, u8),
     Heartbeat(Vec<(u8, u8)>),
     GiveUp(u8, u8),
     Extend(Vec<(u8, u8)>),
@@ -110,7 +110,7 @@ fn steps() -> impl Strategy<Value = Step> {
         // Locks.
         4 => (0..LOCKS, 0..4u8, any::<bool>()).prop_map(|(l, t, q)| Step::Acquire(l, t, q)),
         4 => one().prop_map(|(l, t)| Step::Confirm(l, t)),
-        1 => (0..LOCKS + 2, 0..4u8).prop_map(|(l, t)| Step::Listen(l, t)),
+        1 => (0..LOCKS + 2, 0..4u8).prop_map(|(l, t)| Step::Subscribe(l, t)),
         3 => many(LOCKS + 2).prop_map(Step::Heartbeat),
         2 => one().prop_map(|(l, t)| Step::GiveUp(l, t)),
         1 => many(LOCKS).prop_map(Step::Extend),
@@ -273,19 +273,19 @@ async fn take(
     tokens: &MadeTokens,
     step: &Step,
 ) -> crate::Result<Answer> {
-    let queue = |stand: &bool| if *stand { WhenHeld::Enqueue } else { WhenHeld::Return };
+    let queue = |enqueue: &bool| if *enqueue { WhenHeld::Enqueue } else { WhenHeld::Return };
     let (semaphore, group) = (tokens.semaphore(), tokens.group());
     Ok(match step {
-        Step::Acquire(lock, token, stand) => {
+        Step::Acquire(lock, token, enqueue) => {
             let (name, token) = (tokens.lock(*lock), tokens.next(*lock, *token));
-            tokens.attempted(*lock, token, store.acquire(&name, token, HOUR, queue(stand)).await?)
+            tokens.attempted(*lock, token, store.acquire(&name, token, HOUR, queue(enqueue)).await?)
         }
         Step::Confirm(lock, token) => {
             let (name, token) = (tokens.lock(*lock), tokens.current(*lock, *token));
             tokens.attempted(*lock, token, store.confirm(&name, token, 3 * HOUR).await?)
         }
-        Step::Listen(lock, token) => {
-            Answer::Flag(store.listen(&tokens.lock(*lock), tokens.current(*lock, *token)).await?)
+        Step::Subscribe(lock, token) => {
+            Answer::Flag(store.subscribe(&tokens.lock(*lock), tokens.current(*lock, *token)).await?)
         }
         Step::Heartbeat(waiting) => {
             let waiting: Vec<LockToken> = waiting.iter().map(|ticket| tokens.ticket(*ticket)).collect();
@@ -329,10 +329,10 @@ async fn take(
             let request = PermitRequest { permits: *permits, ..request(None, HOUR, token) };
             taken(store.take_permit(&semaphore, token, request).await?, tokens)
         }
-        Step::Late(lock, token, stand) => {
+        Step::Late(lock, token, enqueue) => {
             let (name, token) = (tokens.lock(*lock), tokens.next(*lock, *token));
             store.give_up(&name, token, HOUR).await?;
-            tokens.attempted(*lock, token, store.acquire(&name, token, HOUR, queue(stand)).await?)
+            tokens.attempted(*lock, token, store.acquire(&name, token, HOUR, queue(enqueue)).await?)
         }
         Step::TakePermit(token, weight, wait) => {
             let token = tokens.next_permit(*token, *weight);
@@ -412,7 +412,7 @@ fn claim_given_back() -> Vec<Step> {
         Step::EndGroup,
         Step::TakeGroup(2, 1, false),
         Step::GiveGroup(1, false),
-        Step::Listen(GROUP, 1),
+        Step::Subscribe(GROUP, 1),
     ]
 }
 

@@ -17,7 +17,7 @@ use crate::keyspace::GROUP;
 
 /// The most waiters that one step looks at.
 #[cfg_attr(not(test), allow(dead_code, reason = "the script has it, too"))]
-pub(crate) const MOST_LOOKED_AT: usize = 256;
+pub(crate) const MOST_EXAMINED: usize = 256;
 
 /// Returns whether this is the name of a group and not of a lock.
 pub(crate) fn is_group(name: &str) -> bool {

@@ -24,10 +24,10 @@ pub(crate) fn at(seconds: u64) -> Moment {
 /// Makes a session that is open and valid.
 pub(crate) fn opened() -> (Arc<Sessions>, ReadStamp) {
     let sessions = Sessions::embedded();
-    let seen = sessions.open(SESSION);
-    sessions.renew(seen, at(0));
-    assert!(sessions.is_valid(seen, at(0)), "nothing is valid");
-    (Arc::new(sessions), seen)
+    let stamp = sessions.open(SESSION);
+    sessions.renew(stamp, at(0));
+    assert!(sessions.is_valid(stamp, at(0)), "nothing is valid");
+    (Arc::new(sessions), stamp)
 }
 
 /// Opens the next connection of the same session.

@@ -82,7 +82,7 @@ pub(crate) enum ChargeMode {
     /// As much as fits into half of what is left, rounded up; but at least `least`, or nothing.
     Half { least: u64 },
     /// Nothing: replies what [`All`](Self::All) would, and writes nothing.
-    Look,
+    Peek,
     /// As much as fits, but at least `least`. If that does not fit now, as much as fits at the earliest time
     /// at which `least` does, within [`Charge::max_wait`].
     Turns { least: u64 },
@@ -97,7 +97,7 @@ impl ChargeMode {
     pub(crate) fn least(self) -> u64 {
         match self {
             Self::Half { least } | Self::Turns { least } => least,
-            Self::All | Self::UpTo | Self::Look | Self::Debt => 1,
+            Self::All | Self::UpTo | Self::Peek | Self::Debt => 1,
         }
     }
 
@@ -108,7 +108,7 @@ impl ChargeMode {
             Self::All => 1,
             Self::UpTo => 2,
             Self::Half { .. } => 3,
-            Self::Look => 4,
+            Self::Peek => 4,
             Self::Turns { .. } => 5,
             Self::Debt => 6,
         }
@@ -118,10 +118,10 @@ impl ChargeMode {
 /// A request to the quotas of one key.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Charge<'a> {
-    pub(crate) terms: &'a [QuotaSpec],
-    pub(crate) take: ChargeMode,
+    pub(crate) specs: &'a [QuotaSpec],
+    pub(crate) mode: ChargeMode,
     pub(crate) cost: u64,
-    /// How many microseconds from now the cost is charged: a batch is charged at its expiry. For [`ChargeMode::Look`]:
+    /// How many microseconds from now the cost is charged: a batch is charged at its expiry. For [`ChargeMode::Peek`]:
     /// after how many microseconds the request is repeated, which may be after the end of an override.
     pub(crate) charge_at: u64,
     /// For how many microseconds in the future a turn may be booked if nothing is free now.
@@ -135,7 +135,7 @@ impl Charge<'_> {
     /// batch, exceeds a limit. Waiting for a turn, taking what is left, and charging what was used already do
     /// not.
     pub(crate) fn penalty_if_refused(&self) -> Option<Penalty> {
-        let now = matches!(self.take, ChargeMode::All | ChargeMode::Half { .. }) && self.max_wait == 0;
+        let now = matches!(self.mode, ChargeMode::All | ChargeMode::Half { .. }) && self.max_wait == 0;
         self.penalty.filter(|_| now)
     }
 }
@@ -183,7 +183,7 @@ impl BlockState {
 /// The reply to [`LimitStore::charge`]. Spans are in microseconds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Charged {
-    /// How much was charged, or with [`ChargeMode::Look`] would be.
+    /// How much was charged, or with [`ChargeMode::Peek`] would be.
     pub(crate) granted: u64,
     /// The quota that refused, or the one with the least left.
     pub(crate) binding: usize,
@@ -206,7 +206,7 @@ pub(crate) type Label = [u8; 15];
 /// Other quotas for one key, for a limited time.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Override {
-    pub(crate) terms: Vec<(QuotaSpec, Label)>,
+    pub(crate) specs: Vec<(QuotaSpec, Label)>,
     /// The program's own quotas, which hold after it. They decide how long the record is kept then.
     pub(crate) own: Vec<QuotaSpec>,
     pub(crate) lasts: Duration,
@@ -230,7 +230,7 @@ store_operations! {
 
         /// Charges several records, all or none. If one refuses, each answer is the one that its key would have given
         /// by itself, with one exception: a key whose override ends before the longest wait is over is refused for as
-        /// long as the request's own terms refuse it.
+        /// long as the request's own specs refuse it.
         async fn charge_together(&self, charges: &[(&str, Charge<'_>)]) -> Result<Vec<Charged>>;
 
         /// Gives permits back at the time at which they were charged, and returns how many were given back. None are if
@@ -239,7 +239,7 @@ store_operations! {
 
         /// Gives a key other quotas for a limited time, which replace those of each request; without quotas, ends
         /// that.
-        async fn set_override(&self, name: &str, terms: &Override) -> Result<()>;
+        async fn set_override(&self, name: &str, specs: &Override) -> Result<()>;
 
         /// Reads the labels of a key's override, and how long it still lasts.
         async fn override_of(&self, name: &str) -> Result<Option<(Vec<Label>, Duration)>>;

@@ -197,7 +197,7 @@ store_operations! {
 
         /// Asks the store again to report the wake-up name. Returns whether the attempt has been handed the lock
         /// in the meantime.
-        async fn listen(&self, lock: &str, token: u64) -> Result<bool>;
+        async fn subscribe(&self, lock: &str, token: u64) -> Result<bool>;
 
         /// Keeps the places of waiting attempts, and hands on locks that are free. The replies are in the order
         /// of `waiting`, which is ordered by lock; `None` if that server did not answer within `max_wait`. An

@@ -201,7 +201,7 @@ pub(crate) enum RefreshStart {
 pub(crate) struct Tracked {
     pub(crate) bytes: Option<Bytes>,
     /// Proof that a change of the entry will be reported; `None` if no report can be expected.
-    pub(crate) seen: Option<ReadStamp>,
+    pub(crate) stamp: Option<ReadStamp>,
     /// How long the entry will be kept, if that is known without another request.
     pub(crate) left: Option<Duration>,
 }
@@ -211,7 +211,7 @@ pub(crate) struct Tracked {
 pub(crate) struct KeptVersion {
     pub(crate) version: u64,
     pub(crate) left: Duration,
-    pub(crate) seen: Option<ReadStamp>,
+    pub(crate) stamp: Option<ReadStamp>,
 }
 
 /// Receives notifications of changes, in the store's order and before any later reply. Its methods must not

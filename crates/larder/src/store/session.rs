@@ -81,15 +81,15 @@ impl Sessions {
         Self { sessions: (0..MOST).map(|_| Session::default()).collect(), free: Mutex::new(free) }
     }
 
-    /// Returns whether what was read as `seen` is still valid.
+    /// Returns whether what was read as `stamp` is still valid.
     #[inline]
-    pub(crate) fn is_valid(&self, seen: ReadStamp, now: Moment) -> bool {
-        self.sessions.get(usize::from(seen.session)).is_some_and(|session| {
+    pub(crate) fn is_valid(&self, stamp: ReadStamp, now: Moment) -> bool {
+        self.sessions.get(usize::from(stamp.session)).is_some_and(|session| {
             // Load the generation last. Otherwise the next generation's deadline could be read together with
             // this generation's number.
             now.mono() < session.until.load(Ordering::Acquire)
                 && now.awake() < session.until_awake.load(Ordering::Acquire)
-                && session.generation.load(Ordering::Acquire) == seen.generation
+                && session.generation.load(Ordering::Acquire) == stamp.generation
         })
     }
 }
@@ -114,28 +114,28 @@ impl Sessions {
     }
 
     /// Records the answer to a heartbeat that was sent at `sent`.
-    pub(crate) fn renew(&self, seen: ReadStamp, sent: Moment) {
-        let Some(session) = self.sessions.get(usize::from(seen.session)) else { return };
+    pub(crate) fn renew(&self, stamp: ReadStamp, sent: Moment) {
+        let Some(session) = self.sessions.get(usize::from(stamp.session)) else { return };
         let span = u64::try_from((Self::BOUND - Self::LAG).as_nanos()).unwrap_or(0);
         session.until.store(sent.mono().saturating_add(span), Ordering::Release);
         session.until_awake.store(sent.awake().saturating_add(span), Ordering::Release);
         // A read-modify-write, not a load: a load could be carried out before the stores above become visible. Either
         // `close` comes after this step and its store erases the deadline, or this step sees the next generation.
-        if session.generation.fetch_add(0, Ordering::AcqRel) != seen.generation {
+        if session.generation.fetch_add(0, Ordering::AcqRel) != stamp.generation {
             // The generation ended during this call. Erase the deadline, so that the next generation does not
             // start with it.
             session.until.store(0, Ordering::Release);
         }
     }
 
-    /// Ends the generation of `seen`, if it is still the current one.
-    pub(crate) fn end(&self, seen: ReadStamp) {
-        if let Some(session) = self.sessions.get(usize::from(seen.session)) {
+    /// Ends the generation of `stamp`, if it is still the current one.
+    pub(crate) fn end(&self, stamp: ReadStamp) {
+        if let Some(session) = self.sessions.get(usize::from(stamp.session)) {
             // One atomic step: a concurrent `open` may have begun the next generation, which must not end.
             // `open` resets the deadlines.
-            let next = seen.generation.wrapping_add(1);
+            let next = stamp.generation.wrapping_add(1);
             let _ = session.generation.compare_exchange(
-                seen.generation,
+                stamp.generation,
                 next,
                 Ordering::AcqRel,
                 Ordering::Acquire,
@@ -144,9 +144,9 @@ impl Sessions {
     }
 
     /// Returns whether the generation is still the current one.
-    pub(crate) fn is_current(&self, seen: ReadStamp) -> bool {
-        let session = self.sessions.get(usize::from(seen.session));
-        session.is_some_and(|session| session.generation.load(Ordering::Acquire) == seen.generation)
+    pub(crate) fn is_current(&self, stamp: ReadStamp) -> bool {
+        let session = self.sessions.get(usize::from(stamp.session));
+        session.is_some_and(|session| session.generation.load(Ordering::Acquire) == stamp.generation)
     }
 
     fn close(&self, session: u16) -> u32 {
@@ -174,13 +174,13 @@ mod tests {
     fn a_read_is_valid_from_the_first_heartbeat_until_the_bound_after_the_last() {
         let sessions = Sessions::remote();
         let session = sessions.take().unwrap();
-        let seen = sessions.open(session);
-        assert!(!sessions.is_valid(seen, at(0)), "valid before a heartbeat was answered");
-        sessions.renew(seen, at(10));
-        assert!(sessions.is_valid(seen, at(11)));
-        assert!(!sessions.is_valid(seen, at(12)));
-        sessions.renew(seen, at(12));
-        assert!(sessions.is_valid(seen, at(13)));
+        let stamp = sessions.open(session);
+        assert!(!sessions.is_valid(stamp, at(0)), "valid before a heartbeat was answered");
+        sessions.renew(stamp, at(10));
+        assert!(sessions.is_valid(stamp, at(11)));
+        assert!(!sessions.is_valid(stamp, at(12)));
+        sessions.renew(stamp, at(12));
+        assert!(sessions.is_valid(stamp, at(13)));
     }
 
     #[test]
@@ -203,11 +203,11 @@ mod tests {
     fn sleep_invalidates_reads_though_only_one_clock_went_on() {
         let sessions = Sessions::remote();
         let session = sessions.take().unwrap();
-        let seen = sessions.open(session);
-        sessions.renew(seen, at(10));
-        assert!(!sessions.is_valid(seen, Moment::new(10 * SECOND, 3600 * SECOND)));
+        let stamp = sessions.open(session);
+        sessions.renew(stamp, at(10));
+        assert!(!sessions.is_valid(stamp, Moment::new(10 * SECOND, 3600 * SECOND)));
         assert!(
-            !sessions.is_valid(seen, Moment::new(3600 * SECOND, 10 * SECOND)),
+            !sessions.is_valid(stamp, Moment::new(3600 * SECOND, 10 * SECOND)),
             "valid after the clock was set back"
         );
     }

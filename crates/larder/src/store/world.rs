@@ -63,7 +63,7 @@ pub(crate) struct WorldServer {
     store: Mutex<Arc<MemoryStore>>,
     /// Takes the operations that do not reach the store: only the form of its replies is used.
     nowhere: Arc<MemoryStore>,
-    listeners: Arc<Listeners>,
+    sinks: Arc<Sinks>,
     faults: Mutex<Faults>,
     pub(crate) stops: Stops,
 }
@@ -78,25 +78,25 @@ struct Faults {
 
 /// Passes the store's notifications on to every process.
 #[derive(Default)]
-struct Listeners(RwLock<Vec<Weak<dyn InvalidationSink>>>);
+struct Sinks(RwLock<Vec<Weak<dyn InvalidationSink>>>);
 
-impl Listeners {
-    fn add(&self, listener: &Arc<impl InvalidationSink>) {
-        let listener = Arc::downgrade(listener);
-        let mut listeners = self.0.write().unwrap_or_else(PoisonError::into_inner);
-        listeners.retain(|listener| listener.strong_count() > 0);
-        listeners.push(listener);
+impl Sinks {
+    fn add(&self, sink: &Arc<impl InvalidationSink>) {
+        let sink = Arc::downgrade(sink);
+        let mut sinks = self.0.write().unwrap_or_else(PoisonError::into_inner);
+        sinks.retain(|sink| sink.strong_count() > 0);
+        sinks.push(sink);
     }
 
     fn each(&self, notify: impl Fn(&dyn InvalidationSink)) {
-        let listeners = self.0.read().unwrap_or_else(PoisonError::into_inner);
-        listeners.iter().filter_map(Weak::upgrade).for_each(|listener| notify(&*listener));
+        let sinks = self.0.read().unwrap_or_else(PoisonError::into_inner);
+        sinks.iter().filter_map(Weak::upgrade).for_each(|sink| notify(&*sink));
     }
 }
 
-impl InvalidationSink for Listeners {
+impl InvalidationSink for Sinks {
     fn changed(&self, name: &str) {
-        self.each(|listener| listener.changed(name));
+        self.each(|sink| sink.changed(name));
     }
 
     fn all_changed(&self) {
@@ -106,14 +106,14 @@ impl InvalidationSink for Listeners {
 
 impl WorldServer {
     pub(crate) fn start(time: Arc<WorldTime>) -> Self {
-        let listeners = Arc::new(Listeners::default());
+        let sinks = Arc::new(Sinks::default());
         let clock = || Clock::World { time: time.clone(), ahead: Duration::ZERO };
-        let store = MemoryStore::of_world(START, clock(), listeners.clone());
-        let nowhere = MemoryStore::of_world(START, clock(), Arc::new(Listeners::default()));
+        let store = MemoryStore::of_world(START, clock(), sinks.clone());
+        let nowhere = MemoryStore::of_world(START, clock(), Arc::new(Sinks::default()));
         Self {
             store: Mutex::new(Arc::new(store)),
             nowhere: Arc::new(nowhere),
-            listeners,
+            sinks,
             faults: Mutex::default(),
             stops: Stops::default(),
             time,
@@ -128,7 +128,7 @@ impl WorldServer {
     /// Cuts all processes off for `span` from now. Their connections break, so they drop what they keep near.
     pub(crate) fn outage(&self, span: Duration) {
         self.faults().away_until = Some(self.tick().after(span));
-        self.listeners.all_changed();
+        self.sinks.all_changed();
     }
 
     pub(crate) fn set_latency(&self, latency: Duration) {
@@ -151,10 +151,10 @@ impl WorldServer {
         let mut store = self.store.lock().unwrap_or_else(PoisonError::into_inner);
         // A fence is the time of its grant, or one more than the last. The new store does not know the last one, so its
         // time goes on a millisecond later, which is enough for a thousand grants at one time.
-        let empty = MemoryStore::of_world(store.now_micros() + 1000, clock, self.listeners.clone());
+        let empty = MemoryStore::of_world(store.now_micros() + 1000, clock, self.sinks.clone());
         *store = Arc::new(empty);
         drop(store);
-        self.listeners.all_changed();
+        self.sinks.all_changed();
     }
 
     fn store(&self) -> Arc<MemoryStore> {
@@ -183,8 +183,8 @@ pub(crate) struct ProcessStore {
 
 impl ProcessStore {
     /// Makes the store of another process, which gets the notifications of all changes.
-    pub(crate) fn new(server: Arc<WorldServer>, listener: &Arc<impl InvalidationSink>) -> Self {
-        server.listeners.add(listener);
+    pub(crate) fn new(server: Arc<WorldServer>, sink: &Arc<impl InvalidationSink>) -> Self {
+        server.sinks.add(sink);
         Self { server, sessions: Sessions::embedded() }
     }
 

@@ -28,7 +28,7 @@ pub(crate) const LIMIT: Duration = Duration::from_secs(60);
 /// that time six steps need the CPU, in two processes, the proxies and the server.
 pub(crate) const STALL: Duration = Duration::from_millis(40);
 /// The time until the server has a heartbeat again from a process that stalled.
-pub(crate) const HEARD: Duration = Duration::from_millis(250);
+pub(crate) const NOTICED_WITHIN: Duration = Duration::from_millis(250);
 /// By how many seconds the clocks of each worker, except its wall clock, are ahead, if a time namespace can be created.
 const AHEAD: [i64; 5] = [0, 600, 0, 86_400, 600];
 /// How often a round prints its progress.
@@ -259,7 +259,7 @@ pub(crate) async fn watch(book: Arc<Notebook>, process: u32) {
 fn note_stall(book: &Notebook, process: u32, last: u64) {
     let at = book.now();
     if at - last > nanos(STALL) {
-        book.note_of("stall", process, &[last, at + nanos(HEARD)]).unwrap();
+        book.note_of("stall", process, &[last, at + nanos(NOTICED_WITHIN)]).unwrap();
     }
 }
 
@@ -283,7 +283,7 @@ fn watch_server(address: SocketAddr, book: &Notebook, done: &AtomicBool) {
         }
         let at = now();
         if at - last > nanos(STALL) {
-            book.note_of("fault", 0, &[last, at + nanos(HEARD)]).unwrap();
+            book.note_of("fault", 0, &[last, at + nanos(NOTICED_WITHIN)]).unwrap();
         }
     }
 }

@@ -11,7 +11,7 @@ use tracing::subscriber::DefaultGuard;
 use tracing::{Dispatch, Event, Metadata, span};
 
 /// Counts the attempts of this thread that have joined a queue.
-pub struct InLine {
+pub struct QueuedAttempts {
     count: Arc<AtomicU64>,
     _second: Dispatch,
     _here: DefaultGuard,
@@ -39,7 +39,7 @@ impl tracing::Subscriber for Counter {
     }
 }
 
-impl InLine {
+impl QueuedAttempts {
     pub fn listen() -> Self {
         let counter = Counter::default();
         // While there is only one subscriber, the thread that meets an event first decides for all threads whether it
@@ -50,7 +50,7 @@ impl InLine {
 
     /// Waits until this many attempts have joined a queue.
     pub async fn until(&self, count: u64) {
-        super::until("they stand in line", async || self.count.load(Ordering::SeqCst) >= count).await;
+        super::until("they are queued", async || self.count.load(Ordering::SeqCst) >= count).await;
     }
 }
 

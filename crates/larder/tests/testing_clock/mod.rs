@@ -184,9 +184,9 @@ fn blocks_overrides_and_batches_of_limits_follow_the_worlds_clock() {
         world.advance(MILLI).await;
         assert_eq!(api.remaining("ann").await.unwrap(), 1, "the override outlives its time");
 
-        let hot = larder.rate_limiter("hot", Quota::per_minute(100)).unwrap().leased(10).unwrap();
+        let hot = larder.rate_limiter("hot", Quota::per_minute(100)).unwrap().batched(10).unwrap();
         let decided = async || hot.check("k").await.unwrap().decided_by();
-        assert_eq!([decided().await, decided().await], [DecidedBy::Store, DecidedBy::Lease]);
+        assert_eq!([decided().await, decided().await], [DecidedBy::Store, DecidedBy::Batch]);
         world.advance(MINUTE).await;
         assert_eq!(decided().await, DecidedBy::Store, "a batch outlives its time");
     });

@@ -19,7 +19,7 @@ use super::resp::{self, Reply};
 use crate::settings::Secret;
 
 /// How long dialling and each reply may take.
-const PATIENCE: Duration = Duration::from_secs(5);
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Everything that is needed to log in.
 #[derive(Debug, Clone, Default)]
@@ -48,7 +48,7 @@ impl fmt::Display for Failure {
         match self {
             Self::Unreachable(why) | Self::Login(why) => f.write_str(why),
             Self::Tls(why) => write!(f, "TLS: {why}"),
-            Self::Silent => write!(f, "no answer within {} s", PATIENCE.as_secs()),
+            Self::Silent => write!(f, "no answer within {} s", ANSWER_TIMEOUT.as_secs()),
         }
     }
 }
@@ -97,7 +97,9 @@ impl Connection {
         address: &ServerAddress,
         tls: Option<Arc<ClientConfig>>,
     ) -> Result<Self, Failure> {
-        tokio::time::timeout(PATIENCE, Self::connect(address, tls)).await.unwrap_or(Err(Failure::Silent))
+        tokio::time::timeout(ANSWER_TIMEOUT, Self::connect(address, tls))
+            .await
+            .unwrap_or(Err(Failure::Silent))
     }
 
     async fn connect(address: &ServerAddress, tls: Option<Arc<ClientConfig>>) -> Result<Self, Failure> {
@@ -183,7 +185,7 @@ impl Connection {
         self.stream.write_all(&bytes).await?;
         self.stream.flush().await?;
         let mut replies = Vec::with_capacity(commands.len());
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + ANSWER_TIMEOUT;
         while replies.len() < commands.len() {
             match self.next(deadline).await? {
                 Reply::Push(push) => self.pushes.push_back(push),

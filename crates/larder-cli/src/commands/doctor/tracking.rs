@@ -10,7 +10,7 @@ use super::resp::Reply;
 
 const ROUNDS: usize = 50;
 /// How long a report is waited for: after this time near copies are invalid anyway.
-const PATIENCE: Duration = Duration::from_secs(2);
+const PUSH_TIMEOUT: Duration = Duration::from_secs(2);
 
 pub(crate) async fn examine(exam: &mut Exam, report: &mut Report) -> Result<(), Failure> {
     if report.wants(&[51]) {
@@ -54,7 +54,7 @@ async fn end_to_end(exam: &Exam, report: &mut Report) -> Result<(), Failure> {
         reader.call(&["GET", &key]).await?;
         let written = Instant::now();
         writer.call(&["SET", &key, &round.to_string(), "PX", "5000"]).await?;
-        if let Some(arrived) = reported(&mut reader, &key, written + PATIENCE).await? {
+        if let Some(arrived) = reported(&mut reader, &key, written + PUSH_TIMEOUT).await? {
             times.push(arrived - written);
         } else {
             break;
@@ -67,8 +67,10 @@ async fn end_to_end(exam: &Exam, report: &mut Report) -> Result<(), Failure> {
     let measured = format!("a change is reported within {} (p50), {} (p99)", millis(half), millis(most));
     if times.len() < ROUNDS {
         let before = times.len();
-        let measured =
-            format!("a change was not reported within {} s, after {before} that were", PATIENCE.as_secs());
+        let measured = format!(
+            "a change was not reported within {} s, after {before} that were",
+            PUSH_TIMEOUT.as_secs()
+        );
         report.problem(51, measured, fix);
     } else if most.as_secs_f64() * 1_000.0 > exam.options.limit(51, 500.0) {
         report.warning(51, measured, "look for a busy server (L25, L26) or network (L06)");

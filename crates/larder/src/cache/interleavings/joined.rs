@@ -19,43 +19,43 @@ const ONCE: &str = "a caller that arrives after a waiter got an outcome does not
 const ANSWERED: &str = "a caller that joins a flight which ends gets its outcome";
 
 #[derive(Default)]
-struct Seen {
+struct Observed {
     /// The number of the last flight.
     flights: u64,
     in_the_air: u32,
     reported: HashSet<u64>,
 }
 
-fn call<T: Table>(table: &T, seen: &Mutex<Seen>) {
-    let reported = seen.lock().reported.clone();
+fn call<T: Table>(table: &T, observed: &Mutex<Observed>) {
+    let reported = observed.lock().reported.clone();
     let (waiter, leader) = table.join();
     let leading = leader.map(|leader| {
         let flight = {
-            let mut seen = seen.lock();
-            seen.flights += 1;
-            seen.in_the_air += 1;
-            assert!(seen.in_the_air == 1, "{ONE}");
-            seen.flights
+            let mut observed = observed.lock();
+            observed.flights += 1;
+            observed.in_the_air += 1;
+            assert!(observed.in_the_air == 1, "{ONE}");
+            observed.flights
         };
         (leader, flight)
     });
     if let Some((leader, flight)) = leading {
-        seen.lock().in_the_air -= 1;
+        observed.lock().in_the_air -= 1;
         T::finish(leader, outcome(flight));
     }
     let flight = wait(waiter);
     assert!(flight.is_some(), "{ANSWERED}");
     if let Some(flight) = flight {
         assert!(!reported.contains(&flight), "{ONCE}");
-        seen.lock().reported.insert(flight);
+        observed.lock().reported.insert(flight);
     }
 }
 
 fn scenario<T: Table>(table: T) {
-    let (table, seen) = (Arc::new(table), Arc::new(Mutex::new(Seen::default())));
+    let (table, observed) = (Arc::new(table), Arc::new(Mutex::new(Observed::default())));
     let callers = [(); 3].map(|()| {
-        let (table, seen) = (table.clone(), seen.clone());
-        thread::spawn(move || [(); 2].into_iter().for_each(|()| call(&*table, &seen)))
+        let (table, observed) = (table.clone(), observed.clone());
+        thread::spawn(move || [(); 2].into_iter().for_each(|()| call(&*table, &observed)))
     });
     for caller in callers {
         let _ = caller.join();

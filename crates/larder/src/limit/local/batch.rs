@@ -37,7 +37,7 @@ impl LocalBatch {
             remaining: self.remaining.saturating_add(self.left),
             retry_after: Duration::ZERO,
             reset_after: self.reset_at.since(now),
-            decided_by: DecidedBy::Lease,
+            decided_by: DecidedBy::Batch,
             stamp: self.stamp,
             record: self.record,
             counted_here: false,

@@ -39,7 +39,7 @@ pub(in super::super) struct KeyState {
 
 #[derive(Default)]
 pub(in super::super) struct Facts {
-    pub(in super::super) lease: Option<LocalBatch>,
+    pub(in super::super) batch: Option<LocalBatch>,
     /// At most [`REFUSALS`].
     refusals: Vec<KnownRefusal>,
     /// Refusals of this key together with others: at most [`REFUSALS`].
@@ -130,7 +130,7 @@ impl Facts {
     #[inline]
     pub(super) fn ends_soon(&self, recent: Tick) -> bool {
         let soon = recent.after(RECENT);
-        self.lease.as_ref().is_some_and(|lease| soon >= lease.deadline)
+        self.batch.as_ref().is_some_and(|batch| soon >= batch.deadline)
             || self.refusals.iter().any(|refusal| soon >= refusal.until)
     }
 

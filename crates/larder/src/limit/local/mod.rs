@@ -100,8 +100,8 @@ impl Local {
         if least == 0 {
             return None;
         }
-        if let Some(lease) = facts.lease.as_mut()
-            && let Some(decision) = lease.spend(most.min(lease.left).max(least), plan, now)
+        if let Some(batch) = facts.batch.as_mut()
+            && let Some(decision) = batch.spend(most.min(batch.left).max(least), plan, now)
         {
             return Some(decision);
         }
@@ -244,7 +244,7 @@ impl Local {
         if let Some(queue) = self.queues.get(self.key_of(name)) {
             queue.restart();
         }
-        forgotten?.lease
+        forgotten?.batch
     }
 
     /// Makes the waiting callers ask again, because the quotas of a handle have changed.

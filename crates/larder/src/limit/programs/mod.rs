@@ -52,7 +52,7 @@ struct Program {
     rate: u64,
     hand: Arc<AtomicU64>,
     larder: Larder,
-    leased: RateLimiter,
+    batched: RateLimiter,
     plain: RateLimiter,
     /// Another limiter, whose keys are decided together with those of the first.
     beside: RateLimiter,
@@ -105,12 +105,12 @@ impl Scene {
         let plain =
             larder.rate_limiter("api", self.quota).unwrap().outage(OutagePolicy::LocalShare(2)).unwrap();
         let plain = self.block.map_or(plain.clone(), |block| plain.block_for(block).unwrap());
-        // A GCRA quota cannot be leased.
-        let leased = plain.clone().leased(PermitBatch::batch(5).span(self.span)).unwrap_or(plain.clone());
+        // A GCRA quota cannot be batched.
+        let batched = plain.clone().batched(PermitBatch::batch(5).span(self.span)).unwrap_or(plain.clone());
         let beside =
             larder.rate_limiter("beside", Quota::new(2 * self.quota.limit(), self.quota.window() / 2));
         let beside = beside.unwrap().outage(OutagePolicy::LocalShare(2)).unwrap();
-        Program { rate, hand, larder, leased, plain, beside }
+        Program { rate, hand, larder, batched, plain, beside }
     }
 
     /// The alternative quotas of an override: more, less, a shorter window, a pace.
@@ -154,11 +154,11 @@ impl Scene {
         match act {
             Act::Pass(share) => self.pass(self.window() * share / 1000).await,
             Act::Check(who, cost) => {
-                let decision = self.programs[who].leased.check_n("a", cost).await.unwrap();
+                let decision = self.programs[who].batched.check_n("a", cost).await.unwrap();
                 self.note(who, decision);
             }
             Act::UpTo(who, most) => {
-                let decision = self.programs[who].leased.take_up_to("a", most).await.unwrap();
+                let decision = self.programs[who].batched.take_up_to("a", most).await.unwrap();
                 self.note(who, decision);
             }
             Act::Plain(who) => {
@@ -171,12 +171,12 @@ impl Scene {
                     && let Some((who, decision)) = one.by.take()
                 {
                     let granted = std::mem::take(&mut one.permits);
-                    self.programs[who].leased.refund("a", decision, granted).await.unwrap();
+                    self.programs[who].batched.refund("a", decision, granted).await.unwrap();
                 }
             }
             Act::Reserve(who, estimate, used) => {
                 if let Reserve::Granted(held) =
-                    self.programs[who].leased.reserve("a", estimate).await.unwrap()
+                    self.programs[who].batched.reserve("a", estimate).await.unwrap()
                 {
                     let settled = held.settle(used).await.unwrap();
                     let permits = used - settled.uncovered;

@@ -22,7 +22,7 @@ use crate::store::limit::ChargeMode;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Ask {
     Check,
-    Leased,
+    Batched,
     UpTo,
     /// A turn that must be free at once.
     Turn,
@@ -33,7 +33,7 @@ enum Ask {
 }
 
 const ASKS: [Ask; 7] =
-    [Ask::Check, Ask::Leased, Ask::UpTo, Ask::Turn, Ask::Together, Ask::Away, Ask::AwayTogether];
+    [Ask::Check, Ask::Batched, Ask::UpTo, Ask::Turn, Ask::Together, Ask::Away, Ask::AwayTogether];
 
 /// `None` if it is allowed; otherwise when to ask again, and where that was decided.
 type Answer = Option<(Duration, DecidedBy)>;
@@ -61,7 +61,7 @@ impl Program {
         let away = || Error::new(ErrorKind::Refused, "away");
         let decision = match ask {
             Ask::Check => self.plain.check_n("a", cost).await.unwrap(),
-            Ask::Leased => self.leased.check_n("a", cost).await.unwrap(),
+            Ask::Batched => self.batched.check_n("a", cost).await.unwrap(),
             Ask::UpTo => self.plain.take_up_to("a", cost).await.unwrap(),
             Ask::Turn => self.plain.acquire_n("a", cost, Duration::ZERO).await.unwrap(),
             Ask::Together => {
@@ -188,8 +188,8 @@ fn after_retry_after_a_caller_that_asks_alone_is_admitted_wherever_the_decision_
     for expected in [
         "Check by store",
         "Check by refusal",
-        "Leased by store",
-        "Leased by refusal",
+        "Batched by store",
+        "Batched by refusal",
         "UpTo by store",
         "Turn by store",
         "Together by store",

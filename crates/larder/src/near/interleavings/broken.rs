@@ -17,7 +17,7 @@ enum Stamp {
     AsOfInsertion,
 }
 
-fn scenario(stamp: Stamp) {
+fn scenario(which: Stamp) {
     let (sessions, old) = opened();
     let copies = Arc::new(tier::<Box<str>, _>());
     let value = Arc::new(Mutex::new(0_u64));
@@ -28,11 +28,11 @@ fn scenario(stamp: Stamp) {
             let ticket = copies.ticket("a");
             // An answer that is on its way when the connection breaks.
             let read = *value.lock();
-            let seen = match stamp {
+            let stamp = match which {
                 Stamp::AsItWasRead => old,
                 Stamp::AsOfInsertion => *current.lock(),
             };
-            copies.insert("a", ticket, copy((read, seen)));
+            copies.insert("a", ticket, copy((read, stamp)));
         }
     };
     let readers = [thread::spawn(reader.clone()), thread::spawn(reader)];
@@ -43,8 +43,8 @@ fn scenario(stamp: Stamp) {
     *current.lock() = new;
     sessions.renew(new, at(0));
     let check = |when: &str| {
-        if let Some((read, seen)) = copies.get("a")
-            && sessions.is_valid(seen, at(0))
+        if let Some((read, stamp)) = copies.get("a")
+            && sessions.is_valid(stamp, at(0))
         {
             assert_eq!(read, *value.lock(), "{when}: {OLD}");
         }

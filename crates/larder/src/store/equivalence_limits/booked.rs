@@ -12,8 +12,8 @@ fn play(play: impl FnOnce(&mut Both<'_>)) {
     play(&mut Stores::default().history());
 }
 
-fn ask(both: &mut Both<'_>, terms: &[QuotaSpec], take: ChargeMode, cost: u64, max_wait: u64) -> Charged {
-    let (expected, found) = both.charge(Charge { terms, take, cost, charge_at: 0, max_wait, penalty: None });
+fn ask(both: &mut Both<'_>, specs: &[QuotaSpec], mode: ChargeMode, cost: u64, max_wait: u64) -> Charged {
+    let (expected, found) = both.charge(Charge { specs, mode, cost, charge_at: 0, max_wait, penalty: None });
     assert_eq!(expected, found, "memory left, server right");
     found
 }
@@ -29,38 +29,38 @@ fn log(limit: u64, width: u64) -> QuotaSpec {
 #[test]
 fn what_the_pace_has_made_good_is_not_given_back() {
     play(|both| {
-        let terms = [gcra(3, SECOND)];
-        let first = ask(both, &terms, ChargeMode::All, 3, 0);
+        let specs = [gcra(3, SECOND)];
+        let first = ask(both, &specs, ChargeMode::All, 3, 0);
         both.clock += SECOND;
         assert_eq!(both.refund(3, first.stamp), (2, 2));
-        assert_eq!(ask(both, &terms, ChargeMode::UpTo, 5, 0).granted, 3);
+        assert_eq!(ask(both, &specs, ChargeMode::UpTo, 5, 0).granted, 3);
         // Nothing of the first charge is left.
         both.clock += 3 * SECOND;
-        assert_eq!(ask(both, &terms, ChargeMode::All, 3, 0).granted, 3);
+        assert_eq!(ask(both, &specs, ChargeMode::All, 3, 0).granted, 3);
         assert_eq!(both.refund(3, first.stamp), (0, 0));
-        assert_eq!(ask(both, &terms, ChargeMode::Look, 1, 0).granted, 0);
+        assert_eq!(ask(both, &specs, ChargeMode::Peek, 1, 0).granted, 0);
     });
 }
 
 #[test]
 fn a_booked_turn_is_paced_from_its_time() {
     play(|both| {
-        let terms = [gcra(3, SECOND), log(1, 60 * SECOND)];
-        assert_eq!(ask(both, &terms, ChargeMode::All, 1, 0).granted, 1);
-        let turn = ask(both, &terms, ChargeMode::All, 1, 70 * SECOND);
+        let specs = [gcra(3, SECOND), log(1, 60 * SECOND)];
+        assert_eq!(ask(both, &specs, ChargeMode::All, 1, 0).granted, 1);
+        let turn = ask(both, &specs, ChargeMode::All, 1, 70 * SECOND);
         assert_eq!((turn.granted, turn.wait), (1, 60 * SECOND));
         both.clock = turn.stamp.when;
-        assert_eq!(ask(both, &terms[..1], ChargeMode::UpTo, 3, 0).granted, 2);
+        assert_eq!(ask(both, &specs[..1], ChargeMode::UpTo, 3, 0).granted, 2);
     });
 }
 
 #[test]
-fn turns_in_a_log_are_booked_a_window_ahead_and_charged_no_sooner_than_used() {
+fn turns_in_a_log_are_booked_a_window_ahead_and_not_charged_before_their_use() {
     play(|both| {
-        let terms = [log(2, 60 * SECOND)];
+        let specs = [log(2, 60 * SECOND)];
         let mut granted = 0;
         for _ in 0..10 {
-            let turn = ask(both, &terms, ChargeMode::All, 1, 1 << 50);
+            let turn = ask(both, &specs, ChargeMode::All, 1, 1 << 50);
             assert!(turn.granted == 0 || turn.stamp.when >= both.clock + turn.wait + turn.wait / 1000);
             granted += turn.granted;
             both.clock += 1;
@@ -70,24 +70,24 @@ fn turns_in_a_log_are_booked_a_window_ahead_and_charged_no_sooner_than_used() {
 }
 
 #[test]
-fn a_turn_after_the_clock_stepped_back_is_used_when_the_cost_fits_and_charged_no_sooner() {
+fn a_turn_after_the_clock_stepped_back_is_used_when_the_cost_fits_and_not_charged_before() {
     let buckets = QuotaSpec { rule: Rule::Buckets, limit: 30, width: SECOND };
-    for (term, back) in [(log(2, 60 * SECOND), 40), (buckets, 20), (gcra(3, 20 * SECOND), 30)] {
+    for (spec, back) in [(log(2, 60 * SECOND), 40), (buckets, 20), (gcra(3, 20 * SECOND), 30)] {
         play(|both| {
-            assert_eq!(ask(both, &[term], ChargeMode::All, term.limit, 0).granted, term.limit);
+            assert_eq!(ask(both, &[spec], ChargeMode::All, spec.limit, 0).granted, spec.limit);
             both.clock -= back * SECOND;
-            let left = ask(both, &[term], ChargeMode::Look, 1, 0).wait;
-            let turn = ask(both, &[term], ChargeMode::All, 1, 1 << 50);
-            assert_eq!((turn.granted, turn.wait), (1, left), "{term:?}");
+            let left = ask(both, &[spec], ChargeMode::Peek, 1, 0).wait;
+            let turn = ask(both, &[spec], ChargeMode::All, 1, 1 << 50);
+            assert_eq!((turn.granted, turn.wait), (1, left), "{spec:?}");
             // The waiter's clock may be slow by a thousandth, and the waiter adds a thousandth itself.
-            assert_eq!(turn.stamp.when, both.clock + turn.wait + turn.wait / 500, "{term:?}");
+            assert_eq!(turn.stamp.when, both.clock + turn.wait + turn.wait / 500, "{spec:?}");
             // No span of a window's length that begins with the use holds more than the limit.
-            if term.rule != Rule::Gcra {
+            if spec.rule != Rule::Gcra {
                 both.clock = turn.stamp.when;
-                let rest = ask(both, &[term], ChargeMode::UpTo, term.limit, 0).granted;
-                both.clock += term.window() - 1;
-                let more = ask(both, &[term], ChargeMode::UpTo, term.limit, 0).granted;
-                assert!(1 + rest + more <= term.limit, "{term:?}: 1 + {rest} + {more}");
+                let rest = ask(both, &[spec], ChargeMode::UpTo, spec.limit, 0).granted;
+                both.clock += spec.window() - 1;
+                let more = ask(both, &[spec], ChargeMode::UpTo, spec.limit, 0).granted;
+                assert!(1 + rest + more <= spec.limit, "{spec:?}: 1 + {rest} + {more}");
             }
         });
     }
@@ -100,31 +100,31 @@ fn no_turn_is_booked_on_what_a_lower_limit_has_forgotten() {
         let few = [log(4, 60 * SECOND)];
         assert_eq!(ask(both, &many, ChargeMode::All, 50, 0).granted, 50);
         assert_eq!(ask(both, &few, ChargeMode::All, 1, 70 * SECOND).granted, 0);
-        assert_eq!(ask(both, &many, ChargeMode::Look, 51, 0).granted, 0);
+        assert_eq!(ask(both, &many, ChargeMode::Peek, 51, 0).granted, 0);
         // Another quota beside it does not shorten a log either.
         both.name.push('b');
         let whole = [log(9, 60 * SECOND)];
         assert_eq!(ask(both, &whole, ChargeMode::All, 8, 0).granted, 8);
         let beside = [log(4, 60 * SECOND), many[0]];
         assert_eq!(ask(both, &beside, ChargeMode::All, 1, 70 * SECOND).granted, 1);
-        assert_eq!(ask(both, &whole, ChargeMode::Look, 1, 0).granted, 0);
+        assert_eq!(ask(both, &whole, ChargeMode::Peek, 1, 0).granted, 0);
     });
 }
 
 #[test]
 fn buckets_that_end_leave_those_of_the_next_quota_alone() {
     play(|both| {
-        let terms = [(9, 1_000), (70_000, 1_000_000_000), (30, 3_000)].map(|(limit, width)| QuotaSpec {
+        let specs = [(9, 1_000), (70_000, 1_000_000_000), (30, 3_000)].map(|(limit, width)| QuotaSpec {
             rule: Rule::Buckets,
             limit,
             width,
         });
         for pass in [0, 20_000, 45_000, 3_000, 20_000, 45_000] {
             both.clock += pass;
-            assert_eq!(ask(both, &terms, ChargeMode::All, 1, 0).granted, 1);
-            let wait = ask(both, &terms, ChargeMode::Look, 9, 0).wait;
+            assert_eq!(ask(both, &specs, ChargeMode::All, 1, 0).granted, 1);
+            let wait = ask(both, &specs, ChargeMode::Peek, 9, 0).wait;
             for cost in [8, 7] {
-                assert!(ask(both, &terms, ChargeMode::Look, cost, 0).wait <= wait);
+                assert!(ask(both, &specs, ChargeMode::Peek, cost, 0).wait <= wait);
             }
         }
     });
@@ -136,7 +136,7 @@ fn buckets_become_a_large_log_in_no_time() {
         let buckets = [QuotaSpec { rule: Rule::Buckets, limit: 10_000, width: SECOND }];
         assert_eq!(ask(both, &buckets, ChargeMode::All, 10_000, 0).granted, 10_000);
         let started = Instant::now();
-        assert_eq!(ask(both, &[log(10_000, 60 * SECOND)], ChargeMode::Look, 1, 0).granted, 0);
+        assert_eq!(ask(both, &[log(10_000, 60 * SECOND)], ChargeMode::Peek, 1, 0).granted, 0);
         assert!(started.elapsed() < Duration::from_millis(500), "{:?}", started.elapsed());
     });
 }
@@ -144,7 +144,7 @@ fn buckets_become_a_large_log_in_no_time() {
 #[test]
 fn gcra_keeps_its_bound_with_refunds_and_booked_turns() {
     let (burst, interval) = (5, 10_000u64);
-    let terms = [gcra(burst, interval)];
+    let specs = [gcra(burst, interval)];
     for seed in 0..40u64 {
         play(|both| {
             let mut state = seed;
@@ -157,7 +157,7 @@ fn gcra_keeps_its_bound_with_refunds_and_booked_turns() {
                 both.clock += [0, random(interval), random(6 * interval)][random(3) as usize];
                 match random(5) {
                     0 => {
-                        let turn = ask(both, &terms, ChargeMode::All, 1, 3 * interval);
+                        let turn = ask(both, &specs, ChargeMode::All, 1, 3 * interval);
                         used.extend((turn.granted > 0).then_some(both.clock + turn.wait + turn.wait / 1000));
                     }
                     1 | 2 if !unused.is_empty() => {
@@ -166,7 +166,7 @@ fn gcra_keeps_its_bound_with_refunds_and_booked_turns() {
                         assert_eq!(expected, found);
                     }
                     _ => {
-                        let charged = ask(both, &terms, ChargeMode::UpTo, 1 + random(burst), 0);
+                        let charged = ask(both, &specs, ChargeMode::UpTo, 1 + random(burst), 0);
                         if charged.granted > 0 {
                             let kept = random(charged.granted + 1);
                             used.extend((kept..charged.granted).map(|_| both.clock));

@@ -14,7 +14,7 @@ use crate::store::redis::limit::raw;
 /// Longer than any test: the server's own time goes on during the test, and must not end records.
 const FOREVER: &str = "36000000";
 
-/// The labels of an override's terms, and how long it lasts.
+/// The labels of an override's specs, and how long it lasts.
 type Overridden = Option<(Vec<Label>, Duration)>;
 
 /// Both stores, for any number of histories.
@@ -120,16 +120,16 @@ impl Both<'_> {
         (self.memory.forget(&self.name, self.clock), found > 0)
     }
 
-    /// Sets an override; without terms, ends it. `own` are the terms that hold after it.
-    pub(super) fn set_override(&mut self, terms: &[QuotaSpec], own: &[QuotaSpec], lasts: Duration) {
-        let key = Override { terms: labelled(terms), own: own.to_vec(), lasts };
+    /// Sets an override; without specs, ends it. `own` are the specs that hold after it.
+    pub(super) fn set_override(&mut self, specs: &[QuotaSpec], own: &[QuotaSpec], lasts: Duration) {
+        let key = Override { specs: labelled(specs), own: own.to_vec(), lasts };
         self.memory.set_override(&self.name, &key, self.clock);
         let _: redis::Value = self.run(&self.scripts.over, &raw::over_request(&key), None);
     }
 
     pub(super) fn override_of(&mut self) -> (Overridden, Overridden) {
-        let (left, terms): (u64, Vec<u8>) = self.run(&self.scripts.over, b"", None);
-        let labels = terms.chunks(25).map(|term| Label::try_from(&term[10..]).unwrap()).collect();
+        let (left, specs): (u64, Vec<u8>) = self.run(&self.scripts.over, b"", None);
+        let labels = specs.chunks(25).map(|spec| Label::try_from(&spec[10..]).unwrap()).collect();
         let found = (left > 0).then(|| (labels, Duration::from_micros(left)));
         (self.memory.override_of(&self.name, self.clock), found)
     }
@@ -146,7 +146,7 @@ fn tell(script: &str) -> String {
         );
         script.replace(whole, &beside)
     };
-    let told = end(told, "'PX', sub(ask, 6 + 10 * terms))", "sub(ask, 6 + 10 * terms)");
+    let told = end(told, "'PX', sub(ask, 6 + 10 * specs))", "sub(ask, 6 + 10 * specs)");
     let told = end(told, "'PX', string.format('%d', lives))", "lives");
     let told = end(told, "'PX', string.format('%d', rest))", "rest");
     let told = told.replace("'PX', string.format('%d', left))", &format!("'PX', '{FOREVER}')"));

@@ -10,7 +10,7 @@ use crate::store::limit::{Charge, ChargeMode, ChargeStamp, LARGEST_LIMIT, QuotaS
 
 #[derive(Debug, Clone)]
 enum Step {
-    Charge { take: ChargeMode, cost: u64, max_wait: u64, charge_at: u64 },
+    Charge { mode: ChargeMode, cost: u64, max_wait: u64, charge_at: u64 },
     Refund { last: usize, permits: u64 },
     Pass(u64),
 }
@@ -23,23 +23,23 @@ fn amounts() -> impl Strategy<Value = u64> {
 }
 
 fn steps() -> impl Strategy<Value = Vec<Step>> {
-    let take = prop_oneof![
+    let mode = prop_oneof![
         3 => Just(ChargeMode::All),
         2 => Just(ChargeMode::UpTo),
         4 => Just(ChargeMode::Debt),
         1 => Just(ChargeMode::Half { least: 1 }),
         4 => Just(ChargeMode::Turns { least: 1 }),
-        1 => Just(ChargeMode::Look)
+        1 => Just(ChargeMode::Peek)
     ];
     let pass = prop_oneof![1..3_000_000u64, 1..70_000_000u64];
-    let charge = (take, amounts(), any::<bool>()).prop_map(|(take, cost, ahead)| {
-        let waits = matches!(take, ChargeMode::All | ChargeMode::Turns { .. }) && ahead;
-        let leases = matches!(take, ChargeMode::Half { .. }) && ahead;
+    let charge = (mode, amounts(), any::<bool>()).prop_map(|(mode, cost, ahead)| {
+        let waits = matches!(mode, ChargeMode::All | ChargeMode::Turns { .. }) && ahead;
+        let batches = matches!(mode, ChargeMode::Half { .. }) && ahead;
         Step::Charge {
-            take,
+            mode,
             cost,
             max_wait: if waits { 70_000_000 } else { 0 },
-            charge_at: if leases { 30_000_000 } else { 0 },
+            charge_at: if batches { 30_000_000 } else { 0 },
         }
     });
     let step = prop_oneof![
@@ -62,29 +62,29 @@ fn the_largest_limits_are_counted_alike_by_both_stores() {
     ];
     // All of the limit, as much again as debt, and as much again booked ahead: the largest sum.
     let mut both = stores.history();
-    for (take, max_wait) in
+    for (mode, max_wait) in
         [(ChargeMode::All, 0), (ChargeMode::Debt, 0), (ChargeMode::Turns { least: 1 }, 70_000_000)]
     {
         let ask =
-            Charge { terms: &plans[0], take, cost: LARGEST_LIMIT, charge_at: 0, max_wait, penalty: None };
+            Charge { specs: &plans[0], mode, cost: LARGEST_LIMIT, charge_at: 0, max_wait, penalty: None };
         let (expected, found) = both.charge(ask);
         assert_eq!(expected, found);
-        assert_eq!(found.granted, LARGEST_LIMIT, "{take:?}");
+        assert_eq!(found.granted, LARGEST_LIMIT, "{mode:?}");
     }
     drop(both);
     TestRunner::new(histories(300))
         .run(&(0..plans.len(), steps()), |(plan, steps)| {
-            let (mut both, terms) = (stores.history(), plans[plan].as_slice());
+            let (mut both, specs) = (stores.history(), plans[plan].as_slice());
             let mut charges: Vec<ChargeStamp> = Vec::new();
             for step in steps {
                 match step {
-                    Step::Charge { take, cost, max_wait, charge_at } => {
-                        let paced = terms.iter().any(|term| term.rule == Rule::Gcra);
+                    Step::Charge { mode, cost, max_wait, charge_at } => {
+                        let paced = specs.iter().any(|spec| spec.rule == Rule::Gcra);
                         let charge_at = if paced { 0 } else { charge_at };
                         let (expected, found) =
-                            both.charge(Charge { terms, take, cost, charge_at, max_wait, penalty: None });
-                        prop_assert_eq!(expected, found, "{:?} {}", take, cost);
-                        if found.granted > 0 && take != ChargeMode::Look {
+                            both.charge(Charge { specs, mode, cost, charge_at, max_wait, penalty: None });
+                        prop_assert_eq!(expected, found, "{:?} {}", mode, cost);
+                        if found.granted > 0 && mode != ChargeMode::Peek {
                             charges.push(found.stamp);
                         }
                     }

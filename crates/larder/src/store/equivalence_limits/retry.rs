@@ -22,7 +22,7 @@ fn after_retry_after_the_cost_fits_and_a_microsecond_before_it_does_not() {
         ],
     ];
     let stores = Stores::default();
-    for terms in &shapes {
+    for specs in &shapes {
         let mut both = stores.history();
         for round in 0..200u64 {
             both.clock += round * round * 37 % 5_003;
@@ -30,16 +30,16 @@ fn after_retry_after_the_cost_fits_and_a_microsecond_before_it_does_not() {
             let penalty = Penalty { first: 700 + 90_000 * (round % 5), factor: 3, most: 600_000 };
             let penalty = (round % 2 == 0).then_some(penalty);
             let cost = 1 + round % 3;
-            let ask = Charge { terms, take: ChargeMode::All, cost, charge_at: 0, max_wait: 0, penalty };
+            let ask = Charge { specs, mode: ChargeMode::All, cost, charge_at: 0, max_wait: 0, penalty };
             let (_, found) = both.charge(ask);
             if found.granted > 0 {
                 continue;
             }
-            let (clock, look) = (both.clock, Charge { take: ChargeMode::Look, ..ask });
+            let (clock, peek) = (both.clock, Charge { mode: ChargeMode::Peek, ..ask });
             both.clock = clock + found.wait - 1;
-            assert_eq!(both.charge(look).1.granted, 0, "{terms:?}");
+            assert_eq!(both.charge(peek).1.granted, 0, "{specs:?}");
             both.clock = clock + found.wait;
-            assert_eq!(both.charge(look).1.granted, ask.cost, "{terms:?}");
+            assert_eq!(both.charge(peek).1.granted, ask.cost, "{specs:?}");
             both.clock = clock + found.wait * (round % 2);
         }
     }
@@ -49,14 +49,14 @@ fn after_retry_after_the_cost_fits_and_a_microsecond_before_it_does_not() {
 fn gcra_admits_its_pace_and_its_burst_and_no_more() {
     let stores = Stores::default();
     let (burst, interval) = (5, 10_000);
-    let terms = [QuotaSpec { rule: Rule::Gcra, limit: burst, width: interval }];
+    let specs = [QuotaSpec { rule: Rule::Gcra, limit: burst, width: interval }];
     let mut both = stores.history();
     let mut times = Vec::new();
     for step in 0..4_000u64 {
         both.clock += if step % 1000 == 999 { 200_000 } else { step * 31 % 3_001 };
         let (expected, found) = both.charge(Charge {
-            terms: &terms,
-            take: ChargeMode::All,
+            specs: &specs,
+            mode: ChargeMode::All,
             cost: 1,
             charge_at: 0,
             max_wait: 0,
@@ -84,20 +84,20 @@ fn a_server_clock_that_steps_back_opens_nothing_and_says_how_long() {
             QuotaSpec { rule: Rule::Gcra, limit: 30, width: 1_000_000 },
         ],
     ];
-    for terms in &shapes {
+    for specs in &shapes {
         let mut both = stores.history();
-        let all = Charge { terms, take: ChargeMode::All, cost: 30, charge_at: 0, max_wait: 0, penalty: None };
+        let all = Charge { specs, mode: ChargeMode::All, cost: 30, charge_at: 0, max_wait: 0, penalty: None };
         assert_eq!(both.charge(all).1.granted, 30);
         for back in [1, 1_000, 3_600_000_000] {
             both.clock = START - back;
-            for take in [ChargeMode::All, ChargeMode::UpTo, ChargeMode::Half { least: 1 }] {
-                let (expected, found) = both.charge(Charge { take, cost: 1, ..all });
-                assert_eq!((expected, found.granted), (found, 0), "{terms:?}, {back} back");
+            for mode in [ChargeMode::All, ChargeMode::UpTo, ChargeMode::Half { least: 1 }] {
+                let (expected, found) = both.charge(Charge { mode, cost: 1, ..all });
+                assert_eq!((expected, found.granted), (found, 0), "{specs:?}, {back} back");
                 assert!(found.wait > back && found.reset > back, "{found:?}");
             }
             let (_, found) = both.charge(Charge { cost: 1, ..all });
             both.clock += found.wait;
-            assert_eq!(both.charge(Charge { take: ChargeMode::Look, cost: 1, ..all }).1.granted, 1);
+            assert_eq!(both.charge(Charge { mode: ChargeMode::Peek, cost: 1, ..all }).1.granted, 1);
         }
     }
 }
@@ -116,9 +116,9 @@ fn after_retry_after_the_cost_fits_also_where_quotas_change_or_an_override_ends_
     TestRunner::new(histories(2000))
         .run(&cases, |(first, second, before, over, after, cost)| {
             let (mut both, plans) = (stores.history(), plans());
-            let charge = |terms, cost| Charge {
-                terms,
-                take: ChargeMode::All,
+            let charge = |specs, cost| Charge {
+                specs,
+                mode: ChargeMode::All,
                 cost,
                 charge_at: 0,
                 max_wait: 0,
@@ -140,18 +140,18 @@ fn after_retry_after_the_cost_fits_also_where_quotas_change_or_an_override_ends_
             let (expected, found) = both.charge(ask);
             prop_assert_eq!(expected, found);
             // Granted, or never possible: there is nothing to wait for.
-            if found.granted > 0 || plans[second].iter().any(|term| cost > term.limit) {
+            if found.granted > 0 || plans[second].iter().any(|spec| cost > spec.limit) {
                 return Ok(());
             }
             let (of_override, own) = asked.get();
             asked.set(if found.label.is_some() { (of_override + 1, own) } else { (of_override, own + 1) });
             // One microsecond before the time that the refusal gave, the cost must not fit; at that time it
             // must.
-            let (clock, look) = (both.clock, Charge { take: ChargeMode::Look, ..ask });
+            let (clock, peek) = (both.clock, Charge { mode: ChargeMode::Peek, ..ask });
             both.clock = clock + found.wait - 1;
-            prop_assert_eq!(both.charge(look).1.granted, 0, "too long: {:?}", found);
+            prop_assert_eq!(both.charge(peek).1.granted, 0, "too long: {:?}", found);
             both.clock = clock + found.wait;
-            prop_assert_eq!(both.charge(look).1.granted, cost, "too short: {:?}", found);
+            prop_assert_eq!(both.charge(peek).1.granted, cost, "too short: {:?}", found);
             Ok(())
         })
         .unwrap_or_else(|failure| panic!("{failure}"));

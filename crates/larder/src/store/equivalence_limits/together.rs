@@ -49,12 +49,12 @@ fn several_records_are_charged_together_or_not_at_all_by_both_stores() {
                     Step::Ask(asked) => asked,
                     Step::Override(key, more, lasts) => {
                         let own = plans[(usual + key) % plans.len()].iter();
-                        let limit = |term: &QuotaSpec| term.limit.saturating_add_signed(more).max(1);
-                        let terms: Vec<QuotaSpec> =
-                            own.map(|term| QuotaSpec { limit: limit(term), ..*term }).collect();
+                        let limit = |spec: &QuotaSpec| spec.limit.saturating_add_signed(more).max(1);
+                        let specs: Vec<QuotaSpec> =
+                            own.map(|spec| QuotaSpec { limit: limit(spec), ..*spec }).collect();
                         both.name.clone_from(&names[key]);
                         both.set_override(
-                            &terms,
+                            &specs,
                             &plans[(usual + key) % plans.len()],
                             Duration::from_micros(lasts),
                         );
@@ -70,44 +70,44 @@ fn several_records_are_charged_together_or_not_at_all_by_both_stores() {
                     .map(|(key, cost)| {
                         // Each record keeps its quotas: the memory store forgets a record that has ended,
                         // before other quotas could be asked for.
-                        let terms = &plans[(usual + key) % plans.len()];
-                        let most = terms.iter().map(|term| term.limit).min().unwrap_or(1);
+                        let specs = &plans[(usual + key) % plans.len()];
+                        let most = specs.iter().map(|spec| spec.limit).min().unwrap_or(1);
                         let cost = (*cost).min(most);
                         // One of the three is blocked if it refuses by itself.
                         let penalty = Penalty { first: 500_000, factor: 2, most: 3_000_000 };
                         let penalty = (*key == 1).then_some(penalty);
                         let charge =
-                            Charge { terms, take: ChargeMode::All, cost, charge_at: 0, max_wait: 0, penalty };
+                            Charge { specs, mode: ChargeMode::All, cost, charge_at: 0, max_wait: 0, penalty };
                         (names[*key].as_str(), charge)
                     })
                     .collect();
-                let look = |name, charge| {
-                    stores.memory.charge(name, Charge { take: ChargeMode::Look, ..charge }, both.clock)
+                let peek = |name, charge| {
+                    stores.memory.charge(name, Charge { mode: ChargeMode::Peek, ..charge }, both.clock)
                 };
-                let looks: Vec<Charged> = charges.iter().map(|(name, charge)| look(name, *charge)).collect();
+                let peeks: Vec<Charged> = charges.iter().map(|(name, charge)| peek(name, *charge)).collect();
                 let (expected, found) = both.charge_together(&charges);
                 prop_assert_eq!(plain(&expected), plain(&found), "memory left, server right");
-                let passes = looks.iter().all(|look| look.granted > 0);
+                let passes = peeks.iter().all(|peek| peek.granted > 0);
                 prop_assert_eq!(passes, expected.iter().all(|one| one.granted > 0));
                 if !passes {
                     let waits = found.iter().filter(|one| one.granted == 0).map(|one| one.wait);
                     let wait = waits.max().unwrap_or(0);
                     let all_pass = |clock| {
                         charges.iter().all(|(name, charge)| {
-                            let look = Charge { take: ChargeMode::Look, penalty: None, ..*charge };
-                            stores.memory.charge(name, look, clock).granted > 0
+                            let peek = Charge { mode: ChargeMode::Peek, penalty: None, ..*charge };
+                            stores.memory.charge(name, peek, clock).granted > 0
                         })
                     };
                     prop_assert!(all_pass(both.clock + wait), "too short: {:?}", found);
                     prop_assert!(!all_pass(both.clock + wait - 1), "too long: {:?}", found);
-                    for ((name, charge), look) in charges.iter().zip(&looks) {
-                        let again = Charge { take: ChargeMode::Look, ..*charge };
+                    for ((name, charge), peek) in charges.iter().zip(&peeks) {
+                        let again = Charge { mode: ChargeMode::Peek, ..*charge };
                         let after = stores.memory.charge(name, again, both.clock);
-                        if charge.penalty.is_some() && look.granted == 0 {
-                            prop_assert!(after.granted == 0 && after.wait >= look.wait);
+                        if charge.penalty.is_some() && peek.granted == 0 {
+                            prop_assert!(after.granted == 0 && after.wait >= peek.wait);
                             continue;
                         }
-                        prop_assert_eq!(plain(&[after]), plain(&[*look]), "a refusal has charged {}", name);
+                        prop_assert_eq!(plain(&[after]), plain(&[*peek]), "a refusal has charged {}", name);
                     }
                 }
             }

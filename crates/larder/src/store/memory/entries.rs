@@ -69,11 +69,11 @@ pub(super) struct Entries {
     largest: u64,
     hasher: std::hash::RandomState,
     stripes: Vec<Mutex<()>>,
-    listener: Arc<dyn InvalidationSink>,
+    sink: Arc<dyn InvalidationSink>,
 }
 
 impl Entries {
-    pub(super) fn new(bounds: Bounds, listener: Arc<dyn InvalidationSink>) -> Self {
+    pub(super) fn new(bounds: Bounds, sink: Arc<dyn InvalidationSink>) -> Self {
         // With a bound of one entry, that entry must still fit.
         let least = bounds.max_bytes.div_ceil(bounds.max_entries.max(1)).min(hot(bounds.max_bytes));
         let weight = EntryWeight { least };
@@ -100,7 +100,7 @@ impl Entries {
         // quick_cache silently drops what is heavier than the hot part of a shard.
         let largest = hot(cache.shard_capacity());
         let stripes = (0..STRIPES).map(|_| Mutex::new(())).collect();
-        Self { cache, weight, largest, hasher: std::hash::RandomState::new(), stripes, listener }
+        Self { cache, weight, largest, hasher: std::hash::RandomState::new(), stripes, sink }
     }
 
     pub(super) fn get(&self, name: &str, now: Tick) -> Option<Bytes> {
@@ -206,11 +206,11 @@ impl Entries {
         now: Tick,
     ) -> Result<bool> {
         let _stripe = self.stripe(name);
-        let stands = self.live(name, now).is_some_and(|entry| entry.bytes == *placeholder);
-        if stands {
+        let in_force = self.live(name, now).is_some_and(|entry| entry.bytes == *placeholder);
+        if in_force {
             self.put(name, value, expiry, now)?;
         }
-        Ok(stands)
+        Ok(in_force)
     }
 
     pub(super) fn abandon_fill(&self, name: &str, placeholder: &Bytes, now: Tick) {
@@ -228,17 +228,17 @@ impl Entries {
         force: Force,
         now: Tick,
     ) -> Result<RefreshStart> {
-        let lease = Keyspace::lease(name);
+        let key = Keyspace::refresh_claim(name);
         let _stripe = self.stripe(name);
         if !self.carries(name, claim.nonce, now) {
             return Ok(RefreshStart::Changed);
         }
-        let holder = self.live(&lease, now).and_then(|entry| RefreshClaim::read(&entry.bytes));
+        let holder = self.live(&key, now).and_then(|entry| RefreshClaim::read(&entry.bytes));
         // A claim that was left for another value does not count.
         if force == Force::No && holder.is_some_and(|holder| holder.nonce == claim.nonce) {
             return Ok(RefreshStart::Busy);
         }
-        self.put(&lease, claim.write(), Expiry::After(liveness), now)?;
+        self.put(&key, claim.write(), Expiry::After(liveness), now)?;
         Ok(RefreshStart::Begun)
     }
 
@@ -251,7 +251,7 @@ impl Entries {
         now: Tick,
     ) -> Result<bool> {
         let _stripe = self.stripe(name);
-        let committed = self.end_lease(name, claim, now) && self.carries(name, claim.nonce, now);
+        let committed = self.end_claim(name, claim, now) && self.carries(name, claim.nonce, now);
         match value {
             Some(value) if committed => self.put(name, value, expiry, now)?,
             None if committed => {
@@ -264,26 +264,26 @@ impl Entries {
 
     pub(super) fn abandon_refresh(&self, name: &str, claim: RefreshClaim, now: Tick) {
         let _stripe = self.stripe(name);
-        self.end_lease(name, claim, now);
+        self.end_claim(name, claim, now);
     }
 
     /// Ends a claim, and returns whether it was in force. The stripe of `name` covers the claim's key too.
-    fn end_lease(&self, name: &str, claim: RefreshClaim, now: Tick) -> bool {
-        let lease = Keyspace::lease(name);
-        self.holds(&lease, &claim.write(), now) && self.take(&lease, now)
+    fn end_claim(&self, name: &str, claim: RefreshClaim, now: Tick) -> bool {
+        let key = Keyspace::refresh_claim(name);
+        self.holds(&key, &claim.write(), now) && self.take(&key, now)
     }
 
     pub(super) fn renew_load(&self, name: &str, claim: Claim, liveness: Duration, now: Tick) -> Result<bool> {
         let _stripe = self.stripe(name);
         let (name, bytes) = match claim {
             Claim::Placeholder(bytes) => (name.into(), bytes),
-            Claim::Refresh(claim) => (Keyspace::lease(name), claim.write()),
+            Claim::Refresh(claim) => (Keyspace::refresh_claim(name), claim.write()),
         };
-        let stands = self.holds(&name, &bytes, now);
-        if stands {
+        let in_force = self.holds(&name, &bytes, now);
+        if in_force {
             self.put(&name, bytes, Expiry::After(liveness), now)?;
         }
-        Ok(stands)
+        Ok(in_force)
     }
 
     pub(super) fn restamp(
@@ -342,7 +342,7 @@ impl Entries {
     pub(super) fn take(&self, name: &str, now: Tick) -> bool {
         let taken = self.cache.remove(name).is_some_and(|(_, entry)| entry.lives(now));
         if taken {
-            self.listener.changed(name);
+            self.sink.changed(name);
         }
         taken
     }
@@ -392,7 +392,7 @@ impl Entries {
         }
         let deadline = expiry.as_millis().map(|millis| now.after(Duration::from_millis(millis)));
         self.cache.insert(name.to_owned(), StoredEntry { bytes, deadline });
-        self.listener.changed(name);
+        self.sink.changed(name);
         Ok(())
     }
 

@@ -14,7 +14,7 @@ use crate::clock::Tick;
 use crate::error::Result;
 #[cfg(feature = "admin")]
 use crate::store::admin::{HolderState, LockState, WaiterState};
-use crate::store::group::{GroupStore, MOST_LOOKED_AT};
+use crate::store::group::{GroupStore, MOST_EXAMINED};
 use crate::store::lock::{
     Attempted, HeldBy, LockRequest, LockToken, QueueStatus, QueueTiming, Renewal, WhenHeld, wake_name,
 };
@@ -26,7 +26,7 @@ struct GroupHolder {
     by: Option<(u64, String)>,
 }
 
-struct Waiter {
+struct GroupWaiter {
     ticket: u64,
     names: Arc<str>,
     last_heartbeat: Tick,
@@ -41,7 +41,7 @@ struct MemoryGroup {
     held: HashMap<u64, GroupHolder>,
     /// The holders' tokens by name.
     taken: HashMap<String, u64>,
-    waiters: HashMap<u64, Waiter>,
+    waiters: HashMap<u64, GroupWaiter>,
     /// Their tokens by ticket.
     queue: BTreeMap<u64, u64>,
     last_ticket: u64,
@@ -82,14 +82,14 @@ impl MemoryGroup {
     /// adds these to `woken`. Returns the names that live waiters want, and whether it has looked at all
     /// waiters.
     fn grant(&mut self, now: Tick, timing: QueueTiming, woken: &mut Vec<u64>) -> (HashSet<String>, bool) {
-        let (mut wanted, mut looked) = (HashSet::new(), 0);
+        let (mut wanted, mut examined) = (HashSet::new(), 0);
         // One more than a step looks at, to know whether there are more.
-        let tokens: Vec<u64> = self.queue.values().take(MOST_LOOKED_AT + 1).copied().collect();
+        let tokens: Vec<u64> = self.queue.values().take(MOST_EXAMINED + 1).copied().collect();
         for token in tokens {
-            if looked >= MOST_LOOKED_AT {
+            if examined >= MOST_EXAMINED {
                 return (wanted, false);
             }
-            looked += 1;
+            examined += 1;
             let Some(waiter) = self.waiters.get(&token) else { continue };
             let silence = now.since(waiter.last_heartbeat);
             if !waiter.claimed && silence <= timing.live {
@@ -167,7 +167,7 @@ pub(super) struct Groups(Shards<GroupState>);
 impl MemoryStore {
     fn wake_in_group(&self, group: &str, woken: Vec<u64>) {
         for token in woken {
-            self.listener.changed(&wake_name(group, token));
+            self.sink.changed(&wake_name(group, token));
         }
     }
 
@@ -299,7 +299,7 @@ impl GroupStore for MemoryStore {
             known.queue.insert(ticket, token);
             known.waiters.insert(
                 token,
-                Waiter { ticket, names, last_heartbeat: now, claimed: false, woken_until: None },
+                GroupWaiter { ticket, names, last_heartbeat: now, claimed: false, woken_until: None },
             );
             Attempted::Waiting { notified: true }
         };
@@ -379,7 +379,7 @@ impl GroupStore for MemoryStore {
         let Some((token, held)) = held.filter(|(_, held)| held.end > now) else { return Ok(None) };
         // A waiter without a heartbeat for longer has lost its place, and is removed by the next step that grants.
         let kept = self.timing.live * QueueTiming::KEPT;
-        let wants = |waiter: &&Waiter| {
+        let wants = |waiter: &&GroupWaiter| {
             now.since(waiter.last_heartbeat) <= kept && waiter.names.split('\n').any(|wanted| wanted == name)
         };
         let waiting = known.waiters.values().filter(wants).count();
@@ -460,7 +460,7 @@ mod tests {
         let group = state.groups.get_mut("g").unwrap();
         for ticket in 1..=waiters {
             let (names, token) = (Arc::clone(&names), ticket + 1);
-            let waiter = Waiter { ticket, names, last_heartbeat, claimed: false, woken_until: None };
+            let waiter = GroupWaiter { ticket, names, last_heartbeat, claimed: false, woken_until: None };
             group.waiters.insert(token, waiter);
             group.queue.insert(ticket, token);
         }
@@ -471,7 +471,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_step_does_not_cost_more_the_more_wait() {
-        let (few, many) = (waited_for(2 * MOST_LOOKED_AT as u64).await, waited_for(400_000).await);
+        let (few, many) = (waited_for(2 * MOST_EXAMINED as u64).await, waited_for(400_000).await);
         // The fastest of several rounds: the machine may be busy.
         let mut fastest = [Duration::MAX; 2];
         let mut holder = 1;

@@ -20,8 +20,8 @@ impl LimitStore for MemoryStore {
         Ok(self.limits.refund(name, permits, stamp, self.now_micros()))
     }
 
-    async fn set_override(&self, name: &str, terms: &Override) -> Result<()> {
-        self.limits.set_override(name, terms, self.now_micros());
+    async fn set_override(&self, name: &str, specs: &Override) -> Result<()> {
+        self.limits.set_override(name, specs, self.now_micros());
         Ok(())
     }
 

@@ -39,7 +39,7 @@ fn stored(by: &str) -> Option<String> {
     (by != process_suffix()).then(|| by.to_owned())
 }
 
-struct Waiter {
+struct LockWaiter {
     ticket: u64,
     last_heartbeat: Tick,
 }
@@ -75,7 +75,7 @@ impl WakeKeys {
 struct MemoryLock {
     held: Option<LockHolder>,
     /// By token.
-    waiters: HashMap<u64, Waiter>,
+    waiters: HashMap<u64, LockWaiter>,
     /// Their tokens by ticket.
     queue: BTreeMap<u64, u64>,
     last_ticket: u64,
@@ -101,7 +101,7 @@ impl MemoryLock {
     fn enqueue(&mut self, token: u64, now: Tick) {
         self.last_ticket = self.last_ticket.saturating_add(1);
         self.queue.insert(self.last_ticket, token);
-        self.waiters.insert(token, Waiter { ticket: self.last_ticket, last_heartbeat: now });
+        self.waiters.insert(token, LockWaiter { ticket: self.last_ticket, last_heartbeat: now });
     }
 
     fn leave_queue(&mut self, token: u64) {
@@ -309,10 +309,10 @@ impl MemoryStore {
     fn wake(&self, lock: &str, token: Option<u64>) {
         // The lock of an election is observed.
         if lock.starts_with(ELECTION) {
-            self.listener.changed(lock);
+            self.sink.changed(lock);
         }
         if let Some(token) = token {
-            self.listener.changed(&wake_name(lock, token));
+            self.sink.changed(&wake_name(lock, token));
         }
     }
 }
@@ -410,7 +410,7 @@ impl LockStore for MemoryStore {
         Ok(answer)
     }
 
-    async fn listen(&self, lock: &str, token: u64) -> Result<bool> {
+    async fn subscribe(&self, lock: &str, token: u64) -> Result<bool> {
         if is_semaphore(lock) {
             return Ok(self.semaphore_called(lock, token));
         }

@@ -58,7 +58,7 @@ pub(crate) struct MemoryStore {
     /// so that setting the wall clock does not move this store's time.
     started_at: u64,
     entries: Entries,
-    listener: Arc<dyn InvalidationSink>,
+    sink: Arc<dyn InvalidationSink>,
     pub(super) timing: QueueTiming,
     sessions: Sessions,
     jobs: Jobs,
@@ -69,31 +69,26 @@ pub(crate) struct MemoryStore {
 }
 
 impl MemoryStore {
-    pub(crate) fn new(bounds: Bounds, clock: Clock, listener: Arc<dyn InvalidationSink>) -> Self {
+    pub(crate) fn new(bounds: Bounds, clock: Clock, sink: Arc<dyn InvalidationSink>) -> Self {
         let wall = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let started_at = u64::try_from(wall.as_micros()).unwrap_or(u64::MAX);
-        Self::starting_at(started_at, bounds, clock, listener)
+        Self::starting_at(started_at, bounds, clock, sink)
     }
 
     /// Makes a store for a test's world. `started_at` is the time of its start, in microseconds since 1970.
     #[cfg(feature = "testing")]
-    pub(crate) fn of_world(started_at: u64, clock: Clock, listener: Arc<dyn InvalidationSink>) -> Self {
-        let mut store = Self::starting_at(started_at, Bounds::default(), clock, listener);
+    pub(crate) fn of_world(started_at: u64, clock: Clock, sink: Arc<dyn InvalidationSink>) -> Self {
+        let mut store = Self::starting_at(started_at, Bounds::default(), clock, sink);
         store.limits = Box::new(MemoryLimits::without_task());
         store
     }
 
-    fn starting_at(
-        started_at: u64,
-        bounds: Bounds,
-        clock: Clock,
-        listener: Arc<dyn InvalidationSink>,
-    ) -> Self {
+    fn starting_at(started_at: u64, bounds: Bounds, clock: Clock, sink: Arc<dyn InvalidationSink>) -> Self {
         Self {
             started: clock.now(),
             started_at,
-            entries: Entries::new(bounds, listener.clone()),
-            listener,
+            entries: Entries::new(bounds, sink.clone()),
+            sink,
             timing: QueueTiming::default(),
             sessions: Sessions::embedded(),
             jobs: Jobs::default(),
@@ -118,7 +113,7 @@ impl MemoryStore {
 
     fn tracked(&self, name: &str, now: Tick) -> Tracked {
         let (bytes, left) = self.entries.get_with_left(name, now).unzip();
-        Tracked { bytes, seen: Some(ReadStamp::ALWAYS), left: left.flatten() }
+        Tracked { bytes, stamp: Some(ReadStamp::ALWAYS), left: left.flatten() }
     }
 
     /// How many entries are kept, including expired ones that have not been removed yet, and their weight in
@@ -261,7 +256,7 @@ impl Store for MemoryStore {
 
     async fn version(&self, name: &str, candidate: u64, span: Duration) -> Result<KeptVersion> {
         let (version, left) = self.entries.version(name, candidate, span, self.clock.now())?;
-        Ok(KeptVersion { version, left, seen: Some(ReadStamp::ALWAYS) })
+        Ok(KeptVersion { version, left, stamp: Some(ReadStamp::ALWAYS) })
     }
 
     async fn renew_version(&self, name: &str, version: u64, span: Duration) -> Result<()> {
@@ -345,7 +340,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn whatever_happens_to_the_name_voids_a_fill() {
+    async fn any_change_of_the_name_invalidates_a_fill() {
         let (store, micros) = store(Bounds::default());
         let begin = |name: &'static str| store.begin_fill(name, bytes("token"), SECOND, None);
         let commit =

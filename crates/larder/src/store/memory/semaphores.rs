@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use semaphore::MemorySemaphore;
 #[cfg(feature = "admin")]
-use semaphore::State;
+use semaphore::WaiterStage;
 
 use super::MemoryStore;
 use super::shards::Shards;
@@ -71,7 +71,7 @@ impl MemoryStore {
         shard.wake.extend(woken.iter().map(|token| (*token, now.after(timing.claim))));
         drop(shard);
         for token in woken {
-            self.listener.changed(&wake_name(name, token));
+            self.sink.changed(&wake_name(name, token));
         }
         answer
     }
@@ -141,7 +141,7 @@ impl MemoryStore {
         let shard = self.semaphores.0.of(name);
         let Some(semaphore) = shard.semaphores.get(name) else { return LockState::default() };
         let claims = |token: &u64| {
-            semaphore.waiters.get(token).is_some_and(|waiter| matches!(waiter.state, State::Claimed))
+            semaphore.waiters.get(token).is_some_and(|waiter| matches!(waiter.state, WaiterStage::Claimed))
         };
         let held: Vec<&(Tick, u64)> = semaphore.ends.iter().filter(|(end, _)| *end > now).collect();
         let holders = held.iter().take(most).map(|(end, token)| HolderState {
@@ -154,8 +154,10 @@ impl MemoryStore {
         });
         let waiters = semaphore.queue.values().take(most).filter_map(|token| {
             let last_heartbeat = match semaphore.waiters.get(token)?.state {
-                State::Queued { last_heartbeat } | State::Lapsed { last_heartbeat } => last_heartbeat,
-                State::Claimed => return None,
+                WaiterStage::Queued { last_heartbeat } | WaiterStage::Lapsed { last_heartbeat } => {
+                    last_heartbeat
+                }
+                WaiterStage::Claimed => return None,
             };
             let heartbeat_ago = now.since(last_heartbeat);
             Some(WaiterState { token: *token, heartbeat_ago, locks: Vec::new() })

@@ -151,7 +151,7 @@ impl Agreement {
             // other master, and the tracking link would not report it.
             state.strays += 1;
             self.divided.store(true, Ordering::Release);
-            state.kept.drain(..).for_each(|(sessions, seen)| sessions.end(seen));
+            state.kept.drain(..).for_each(|(sessions, stamp)| sessions.end(stamp));
             return Admission::Used { generation, by: ConnectionUse::Stray };
         }
         if identity.run_id.is_some() {
@@ -176,13 +176,13 @@ impl Agreement {
 
     /// Caches reads through a connection of this generation from now on. While the links are divided, or if they have
     /// moved, it ends the session's generation instead.
-    pub(super) fn keep(&self, generation: u64, sessions: &Arc<Sessions>, seen: ReadStamp) {
+    pub(super) fn keep(&self, generation: u64, sessions: &Arc<Sessions>, stamp: ReadStamp) {
         let mut state = self.state();
         state.kept.retain(|(other, _)| !Arc::ptr_eq(other, sessions));
         if state.strays > 0 || self.generation() != generation {
-            sessions.end(seen);
+            sessions.end(stamp);
         } else {
-            state.kept.push((sessions.clone(), seen));
+            state.kept.push((sessions.clone(), stamp));
         }
     }
 
@@ -335,10 +335,10 @@ mod tests {
         let (a, b, c) = (server(Role::Master, "a"), server(Role::Master, "b"), server(Role::Master, "c"));
         let (session, now) = (sessions.take().unwrap(), Clock::default().moment());
         let read = |generation| {
-            let seen = sessions.open(session);
-            agreement.keep(generation, &sessions, seen);
-            sessions.renew(seen, now);
-            seen
+            let stamp = sessions.open(session);
+            agreement.keep(generation, &sessions, stamp);
+            sessions.renew(stamp, now);
+            stamp
         };
         used(&agreement, &a);
         let (generation, _) = used(&agreement, &b);

@@ -54,7 +54,7 @@ struct ClusterShared {
     map: RwLock<Arc<Map>>,
     stale: Notify,
     /// The result of the last fetch; `None` before the first has ended.
-    looked: watch::Sender<Option<Result<()>>>,
+    refreshed: watch::Sender<Option<Result<()>>>,
 }
 
 #[derive(Default)]
@@ -72,8 +72,8 @@ impl Cluster {
         connections: usize,
         tracking: Option<Tracking>,
     ) -> Self {
-        let (map, stale, looked) = (RwLock::default(), Notify::new(), watch::Sender::default());
-        let shared = Arc::new(ClusterShared { seeds, login, connections, tracking, map, stale, looked });
+        let (map, stale, refreshed) = (RwLock::default(), Notify::new(), watch::Sender::default());
+        let shared = Arc::new(ClusterShared { seeds, login, connections, tracking, map, stale, refreshed });
         let refresher = ClusterShared::keep_fresh(shared.clone()).with_current_subscriber();
         let refresher = shared.login.hosts.home().spawn(refresher).abort_handle();
         Self { shared, refresher }
@@ -82,7 +82,7 @@ impl Cluster {
     /// Waits for the first map, and for the first attempt to connect to each master. Fails only if all masters are
     /// down.
     pub(super) async fn ready(&self) -> Result<()> {
-        self.shared.first_look().await?;
+        self.shared.first_refresh().await?;
         self.shared.some_node_ready().await
     }
 
@@ -185,7 +185,7 @@ impl Cluster {
 
     /// Returns any node, if possible one that is up. Waits for the first map.
     pub(super) async fn any(&self) -> Result<Arc<Node>> {
-        self.shared.first_look().await?;
+        self.shared.first_refresh().await?;
         let map = self.shared.map();
         let node = map.nodes.values().find(|node| !node.is_down()).or_else(|| map.nodes.values().next());
         node.cloned().ok_or_else(Error::closed)
@@ -202,7 +202,7 @@ impl Cluster {
     /// Returns the masters, in no order. Waits for the first map.
     #[cfg(feature = "admin")]
     pub(super) async fn masters(&self) -> Result<Vec<Arc<Node>>> {
-        self.shared.first_look().await?;
+        self.shared.first_refresh().await?;
         let map = self.shared.map();
         let mut masters: Vec<Arc<Node>> = Vec::new();
         for master in map.masters.iter().flatten() {
@@ -263,7 +263,7 @@ impl ClusterShared {
     async fn await_master(&self, slot: u16) -> Result<Arc<Node>> {
         match self.master(slot) {
             Ok(node) => Ok(node),
-            Err(error) => match self.first_look().await {
+            Err(error) => match self.first_refresh().await {
                 Ok(()) => self.master(slot).map_err(|_| error),
                 Err(why) => Err(why),
             },
@@ -271,12 +271,12 @@ impl ClusterShared {
     }
 
     /// Waits until there is a map. Fails if the first fetch has failed.
-    async fn first_look(&self) -> Result<()> {
+    async fn first_refresh(&self) -> Result<()> {
         if !self.map().nodes.is_empty() {
             return Ok(());
         }
-        let mut looked = self.looked.subscribe();
-        match looked.wait_for(Option::is_some).await.as_deref() {
+        let mut refreshed = self.refreshed.subscribe();
+        match refreshed.wait_for(Option::is_some).await.as_deref() {
             Ok(Some(Err(error))) if self.map().nodes.is_empty() => Err(error.clone()),
             Ok(_) => Ok(()),
             Err(_) => Err(Error::closed()),
@@ -319,12 +319,12 @@ impl ClusterShared {
     async fn keep_fresh(self: Arc<Self>) {
         let mut pause = PAUSE;
         loop {
-            let looked = self.refresh().await;
-            pause = if looked.is_ok() { PAUSE } else { (pause * 2).min(LONGEST_PAUSE) };
-            if let Err(error) = &looked {
+            let refreshed = self.refresh().await;
+            pause = if refreshed.is_ok() { PAUSE } else { (pause * 2).min(LONGEST_PAUSE) };
+            if let Err(error) = &refreshed {
                 tracing::debug!(target: target::CONNECTION, %error, "the cluster's map of slots could not be read");
             }
-            self.looked.send_replace(Some(looked));
+            self.refreshed.send_replace(Some(refreshed));
             sleep(pause).await;
             let map = self.map();
             let trouble = map.nodes.is_empty() || map.nodes.values().any(|node| node.is_down());
@@ -405,7 +405,7 @@ impl ClusterShared {
         drop(guard);
         if let Some(tracking) = self.tracking.as_ref().filter(|_| moved) {
             // The old master of a slot does not report changes at the new one.
-            tracking.listener.all_changed();
+            tracking.sink.all_changed();
         }
     }
 }

@@ -15,7 +15,7 @@ use crate::endpoint::Address;
 use crate::error::{Error, ErrorKind};
 
 /// The server sends its error at once, or not at all.
-const PATIENCE: Duration = Duration::from_millis(250);
+const ERROR_TIMEOUT: Duration = Duration::from_millis(250);
 
 pub(super) async fn is_full(address: &Address) -> bool {
     let ask = async {
@@ -27,7 +27,7 @@ pub(super) async fn is_full(address: &Address) -> bool {
             Address::Unix(_) => Ok(String::new()),
         }
     };
-    matches!(timeout(PATIENCE, ask).await, Ok(Ok(said)) if said.contains("max number of clients"))
+    matches!(timeout(ERROR_TIMEOUT, ask).await, Ok(Ok(said)) if said.contains("max number of clients"))
 }
 
 pub(super) fn error(address: &Address) -> Error {

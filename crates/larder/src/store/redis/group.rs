@@ -123,14 +123,14 @@ impl RedisStore {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::store::group::MOST_LOOKED_AT;
+    use crate::store::group::MOST_EXAMINED;
 
     #[test]
     fn the_scripts_constants_are_those_of_the_seam() {
         let source = script::TAKE_GROUP.source();
         for said in [
             format!("local KEPT = {} ", QueueTiming::KEPT),
-            format!("local MOST = {MOST_LOOKED_AT} "),
+            format!("local MOST = {MOST_EXAMINED} "),
             format!("local FENCE_KEPT = {}\n", millis(FENCE_KEPT)),
             format!("redis.call('PEXPIRE', KEYS[5], '{}')", millis(QueueTiming::REMEMBERED)),
         ] {

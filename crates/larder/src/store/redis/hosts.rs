@@ -22,7 +22,7 @@ use crate::telemetry::ConnectionMeter;
 
 /// How long a runtime may take to start a task before another one is used. It is measured only when a connection is
 /// dialled, and after an unanswered heartbeat.
-const PATIENCE: Duration = Duration::from_millis(250);
+const START_TIMEOUT: Duration = Duration::from_millis(250);
 
 /// The runtimes of a store's tasks and connections.
 #[derive(Debug, Clone)]
@@ -89,10 +89,10 @@ impl Hosts {
         if self.is_home(runtime) {
             return true;
         }
-        let (tell, told) = oneshot::channel();
+        let (start, started) = oneshot::channel();
         let mut probe = JoinSet::new();
-        probe.spawn_on(async move { tell.send(()).is_ok() }, runtime);
-        timeout(PATIENCE, told).await.is_ok_and(|told| told.is_ok())
+        probe.spawn_on(async move { start.send(()).is_ok() }, runtime);
+        timeout(START_TIMEOUT, started).await.is_ok_and(|started| started.is_ok())
     }
 
     pub(super) fn note_reconnect(&self) {
@@ -119,10 +119,10 @@ pub(super) async fn run_on<T: Send + 'static>(
         work.await
     };
     tasks.spawn_on(work.with_current_subscriber(), runtime);
-    if !timeout(PATIENCE, begun).await.is_ok_and(|begun| begun.is_ok()) {
+    if !timeout(START_TIMEOUT, begun).await.is_ok_and(|begun| begun.is_ok()) {
         return None;
     }
-    match timeout(limit.saturating_add(PATIENCE), tasks.join_next()).await {
+    match timeout(limit.saturating_add(START_TIMEOUT), tasks.join_next()).await {
         Ok(Some(Ok(result))) => Some(result),
         // The runtime ended during the work.
         Ok(_) => None,

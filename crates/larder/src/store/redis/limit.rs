@@ -20,24 +20,24 @@ struct ChargeArguments(Vec<u8>);
 
 impl ChargeArguments {
     fn charge(charge: Charge<'_>) -> Self {
-        let mut request = Self(Vec::with_capacity(16 + 10 * charge.terms.len()));
-        request.number(4, charge.cost).terms(charge.terms);
-        request.0.extend_from_slice(itoa::Buffer::new().format(lives(charge.terms)).as_bytes());
+        let mut request = Self(Vec::with_capacity(16 + 10 * charge.specs.len()));
+        request.number(4, charge.cost).specs(charge.specs);
+        request.0.extend_from_slice(itoa::Buffer::new().format(lives(charge.specs)).as_bytes());
         request
     }
 
     /// Writes the options of a charge; `None` to charge all or nothing now.
     fn more(charge: Charge<'_>) -> Option<Self> {
-        let Charge { take, charge_at, max_wait, .. } = charge;
+        let Charge { mode, charge_at, max_wait, .. } = charge;
         let (special, penalty) =
-            (take != ChargeMode::All || charge_at > 0 || max_wait > 0, charge.penalty_if_refused());
+            (mode != ChargeMode::All || charge_at > 0 || max_wait > 0, charge.penalty_if_refused());
         (special || penalty.is_some()).then(|| {
             let mut more = Self(Vec::with_capacity(34));
             if special {
-                more.number(1, take.number())
+                more.number(1, mode.number())
                     .number(7, charge_at)
                     .number(7, max_wait)
-                    .number(4, take.least());
+                    .number(4, mode.least());
             }
             if let Some(penalty) = penalty {
                 more.number(7, penalty.first).number(1, penalty.factor).number(7, penalty.most);
@@ -63,12 +63,12 @@ impl ChargeArguments {
     }
 
     fn override_of(key: &Override) -> Self {
-        let terms: Vec<QuotaSpec> = key.terms.iter().map(|(term, _)| *term).collect();
-        let mut request = Self(Vec::with_capacity(22 + 10 * key.own.len() + 25 * terms.len()));
+        let specs: Vec<QuotaSpec> = key.specs.iter().map(|(spec, _)| *spec).collect();
+        let mut request = Self(Vec::with_capacity(22 + 10 * key.own.len() + 25 * specs.len()));
         let span = u64::try_from(key.lasts.as_micros()).unwrap_or(u64::MAX);
-        request.number(7, span).number(7, lives(&terms)).number(7, lives(&key.own)).terms(&key.own);
-        for (term, label) in &key.terms {
-            request.number(6, term.unit()).number(4, term.limit);
+        request.number(7, span).number(7, lives(&specs)).number(7, lives(&key.own)).specs(&key.own);
+        for (spec, label) in &key.specs {
+            request.number(6, spec.unit()).number(4, spec.limit);
             request.0.extend_from_slice(label);
         }
         request
@@ -86,24 +86,24 @@ impl ChargeArguments {
         self
     }
 
-    fn terms(&mut self, terms: &[QuotaSpec]) {
-        self.number(1, u64::try_from(terms.len()).unwrap_or(u64::MAX));
-        for term in terms {
-            self.number(6, term.unit()).number(4, term.limit);
+    fn specs(&mut self, specs: &[QuotaSpec]) {
+        self.number(1, u64::try_from(specs.len()).unwrap_or(u64::MAX));
+        for spec in specs {
+            self.number(6, spec.unit()).number(4, spec.limit);
         }
     }
 }
 
 /// Returns how many milliseconds a record lives: all windows, and a sixth of the longest, so that charge.lua
 /// need not set the time with every charge. GCRA computes its own end.
-fn lives(terms: &[QuotaSpec]) -> u64 {
-    let whole = |term: &QuotaSpec| match term.rule {
-        Rule::Buckets => term.width.saturating_mul(BUCKETS + 1 + BUCKETS / 6),
-        Rule::Log => term.width.saturating_add(term.width.div_ceil(6)),
+fn lives(specs: &[QuotaSpec]) -> u64 {
+    let whole = |spec: &QuotaSpec| match spec.rule {
+        Rule::Buckets => spec.width.saturating_mul(BUCKETS + 1 + BUCKETS / 6),
+        Rule::Log => spec.width.saturating_add(spec.width.div_ceil(6)),
         Rule::Gcra => 0,
     };
     // Add a millisecond, because the rest of the current one is lost.
-    terms.iter().map(whole).max().unwrap_or(0).div_ceil(1000) + 1
+    specs.iter().map(whole).max().unwrap_or(0).div_ceil(1000) + 1
 }
 
 /// Reads the reply of charge.lua.
@@ -136,7 +136,7 @@ impl LimitStore for RedisStore {
         let (request, more) = (ChargeArguments::charge(charge).0, ChargeArguments::more(charge));
         let both = [&*request, more.as_ref().map_or(&[], |more| &*more.0)];
         let arguments = if more.is_some() { &both[..] } else { &both[..1] };
-        let replay = if charge.take == ChargeMode::Look { Replay::Safe } else { Replay::Never };
+        let replay = if charge.mode == ChargeMode::Peek { Replay::Safe } else { Replay::Never };
         match self.network.run_script(name, &script::CHARGE, &[name], arguments, replay).await? {
             Reply::Bulk(answer) => charged(&answer).ok_or_else(|| unexpected(&Reply::Bulk(answer))),
             other => Err(unexpected(&other)),
@@ -175,16 +175,16 @@ impl LimitStore for RedisStore {
         number(&self.network.run_script(name, &script::REFUND, &[name], &[&request], Replay::Never).await?)
     }
 
-    async fn set_override(&self, name: &str, terms: &Override) -> Result<()> {
-        let request = ChargeArguments::override_of(terms).0;
+    async fn set_override(&self, name: &str, specs: &Override) -> Result<()> {
+        let request = ChargeArguments::override_of(specs).0;
         self.network.run_script(name, &script::OVERRIDE, &[name], &[&request], Replay::Safe).await.map(drop)
     }
 
     async fn override_of(&self, name: &str) -> Result<Option<(Vec<Label>, Duration)>> {
         let answer = self.network.run_script(name, &script::OVERRIDE, &[name], &[], Replay::Safe).await?;
-        let (left, terms) = pair(answer)?;
-        let Reply::Bulk(terms) = terms else { return Err(unexpected(&terms)) };
-        let labels = terms.chunks(25).filter_map(|term| Label::try_from(term.get(10..)?).ok()).collect();
+        let (left, specs) = pair(answer)?;
+        let Reply::Bulk(specs) = specs else { return Err(unexpected(&specs)) };
+        let labels = specs.chunks(25).filter_map(|spec| Label::try_from(spec.get(10..)?).ok()).collect();
         let left = number(&left)?;
         Ok((left > 0).then(|| (labels, Duration::from_micros(left))))
     }

@@ -33,7 +33,7 @@ pub(super) struct Live {
     pub(super) stranded: Arc<AtomicBool>,
     pub(super) since: Instant,
     /// The stamp for reads through it, if the connection is tracked.
-    pub(super) seen: Option<ReadStamp>,
+    pub(super) stamp: Option<ReadStamp>,
     pub(super) sessions: Option<Arc<Sessions>>,
     /// The role that the server reported. In a cluster the map of slots decides who is a master.
     pub(super) role: Option<Role>,
@@ -58,7 +58,7 @@ impl Live {
     /// takes no writes.
     pub(super) fn read_stamp(&self) -> Option<ReadStamp> {
         let sessions = self.sessions.as_ref()?;
-        self.seen.filter(|seen| sessions.is_current(*seen))
+        self.stamp.filter(|stamp| sessions.is_current(*stamp))
     }
 
     /// Returns whether the connection has been up for longer than a heartbeat. A younger one does not react to a
@@ -181,8 +181,8 @@ impl Link {
     /// answered a heartbeat lately.
     pub(super) fn is_tracking(&self) -> bool {
         self.standing().is_some_and(|live| {
-            let seen = live.read_stamp().zip(live.sessions.as_ref());
-            seen.is_some_and(|(seen, sessions)| sessions.is_valid(seen, self.login.clock.moment()))
+            let stamp = live.read_stamp().zip(live.sessions.as_ref());
+            stamp.is_some_and(|(stamp, sessions)| sessions.is_valid(stamp, self.login.clock.moment()))
         })
     }
 

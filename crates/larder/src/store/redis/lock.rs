@@ -292,7 +292,7 @@ impl LockStore for RedisStore {
         attempted(&answer, false)
     }
 
-    async fn listen(&self, lock: &str, token: u64) -> Result<bool> {
+    async fn subscribe(&self, lock: &str, token: u64) -> Result<bool> {
         let (answer, _) = self.network.run_tracked(lock, &get_command(&wake_name(lock, token))).await?;
         Ok(bytes(answer)?.is_some())
     }

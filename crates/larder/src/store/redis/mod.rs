@@ -85,19 +85,19 @@ pub(crate) struct RedisStore {
 }
 
 impl RedisStore {
-    /// Starts to connect; with a listener also a tracked connection. [`ready`](Self::ready) waits for the
+    /// Starts to connect; with a sink also a tracked connection. [`ready`](Self::ready) waits for the
     /// first attempt.
     pub(crate) fn start(
         deployment: Endpoints,
         login: Login,
         sentinel_login: Login,
         connections: usize,
-        listener: Option<Arc<dyn InvalidationSink>>,
+        sink: Option<Arc<dyn InvalidationSink>>,
     ) -> Self {
         let sessions = Arc::new(Sessions::remote());
-        let tracking = listener.map(|listener| {
+        let tracking = sink.map(|sink| {
             let (sessions, clock) = (sessions.clone(), login.clock.clone());
-            Tracking { sessions, listener, clock }
+            Tracking { sessions, sink, clock }
         });
         let (learned, reconnects) = (login.learned.clone(), login.hosts.reconnects());
         #[cfg(feature = "admin")]
@@ -197,8 +197,8 @@ impl Store for RedisStore {
     }
 
     async fn get_tracked(&self, name: &str) -> Result<Tracked> {
-        let (answer, seen) = self.network.run_tracked(name, &get_command(name)).await?;
-        Ok(Tracked { bytes: bytes(answer)?, seen, left: None })
+        let (answer, stamp) = self.network.run_tracked(name, &get_command(name)).await?;
+        Ok(Tracked { bytes: bytes(answer)?, stamp, left: None })
     }
 
     async fn get_many_tracked(&self, names: &[Name]) -> Result<Vec<Tracked>> {
@@ -206,8 +206,8 @@ impl Store for RedisStore {
         let answers = try_join_all(groups.iter().map(async |group| {
             let names: Vec<&str> =
                 group.places.iter().filter_map(|place| names.get(*place)).map(Name::as_str).collect();
-            let (values, seen) = self.network.read_group_tracked(group, &names).await?;
-            let tracked = |value| Ok(Tracked { bytes: bytes(value)?, seen, left: None });
+            let (values, stamp) = self.network.read_group_tracked(group, &names).await?;
+            let tracked = |value| Ok(Tracked { bytes: bytes(value)?, stamp, left: None });
             values.into_iter().map(tracked).collect::<Result<Vec<_>>>()
         }))
         .await?;
@@ -335,7 +335,7 @@ impl Store for RedisStore {
     ) -> Result<RefreshStart> {
         let liveness = millis(liveness);
         let force: &[u8] = if force == Force::Yes { b"1" } else { b"0" };
-        let keys = [name, &Keyspace::lease(name)];
+        let keys = [name, &Keyspace::refresh_claim(name)];
         let arguments = [&claim.nonce.to_be_bytes(), &*claim.write(), liveness.as_bytes(), force];
         match self.network.run_script(name, &script::BEGIN_REFRESH, &keys, &arguments, Replay::Never).await? {
             Reply::Int(1) => Ok(RefreshStart::Begun),
@@ -352,7 +352,7 @@ impl Store for RedisStore {
         value: Option<Bytes>,
         expiry: Expiry,
     ) -> Result<bool> {
-        let keys = [name, &Keyspace::lease(name)];
+        let keys = [name, &Keyspace::refresh_claim(name)];
         let millis = match value {
             Some(_) => expiry.as_millis().unwrap_or(0).to_string(),
             None => "-1".to_owned(),
@@ -363,15 +363,15 @@ impl Store for RedisStore {
     }
 
     async fn abandon_refresh(&self, name: &str, claim: RefreshClaim) -> Result<()> {
-        let lease = Keyspace::lease(name);
+        let key = Keyspace::refresh_claim(name);
         let (script, arguments) = (&self.ordered.abandon_refresh, [&*claim.write()]);
-        self.network.run_in_order(name, script, &[&lease], &arguments, Replay::Never).await.map(drop)
+        self.network.run_in_order(name, script, &[&key], &arguments, Replay::Never).await.map(drop)
     }
 
     async fn renew_load(&self, name: &str, claim: Claim, liveness: Duration) -> Result<bool> {
         let (key, bytes) = match claim {
             Claim::Placeholder(bytes) => (Name::from(name), bytes),
-            Claim::Refresh(claim) => (Keyspace::lease(name), claim.write()),
+            Claim::Refresh(claim) => (Keyspace::refresh_claim(name), claim.write()),
         };
         let liveness = millis(liveness);
         let arguments = [&*bytes, liveness.as_bytes()];
@@ -387,7 +387,7 @@ impl Store for RedisStore {
     async fn version(&self, name: &str, candidate: u64, span: Duration) -> Result<KeptVersion> {
         let (candidate, span) = (version_text(candidate), millis(span));
         let arguments = [candidate.as_bytes(), span.as_bytes()];
-        let (answer, seen) =
+        let (answer, stamp) =
             self.network.run_script_tracked(name, &script::VERSION, &[name], &arguments).await?;
         let (text, left) = pair(answer)?;
         let odd = || {
@@ -399,7 +399,7 @@ impl Store for RedisStore {
         let version = bytes(text)?.as_deref().and_then(read_version).ok_or_else(odd)?;
         // A key without an expiry never expires.
         let left = number(&left).map_or(Duration::MAX, Duration::from_millis);
-        Ok(KeptVersion { version, left, seen })
+        Ok(KeptVersion { version, left, stamp })
     }
 
     async fn renew_version(&self, name: &str, version: u64, span: Duration) -> Result<()> {

@@ -25,7 +25,7 @@ use crate::store::session::ReadStamp;
 
 /// How long the tracking connection may take for an answer before another connection is asked. It may have fallen
 /// silent, and its supervisor notices that only after some heartbeats.
-const TRACKED_PATIENCE: Duration = Duration::from_millis(250);
+const TRACKED_TIMEOUT: Duration = Duration::from_millis(250);
 
 /// The pause before a request is sent again whose keys are at two nodes while a cluster moves their slot.
 const MOVE_PAUSE: Duration = Duration::from_millis(50);
@@ -177,11 +177,10 @@ impl Network {
         name: &str,
         command: &Request,
     ) -> Result<(Reply, Option<ReadStamp>)> {
-        if let Some((node, live, seen)) = self.tracked(name)
-            && let Ok(Ok(value)) =
-                timeout(TRACKED_PATIENCE, node.as_node().send_tracked(&live, command)).await
+        if let Some((node, live, stamp)) = self.tracked(name)
+            && let Ok(Ok(value)) = timeout(TRACKED_TIMEOUT, node.as_node().send_tracked(&live, command)).await
         {
-            return Ok((value, Some(seen)));
+            return Ok((value, Some(stamp)));
         }
         Ok((self.run(name, command, Replay::Safe).await?, None))
     }
@@ -194,7 +193,7 @@ impl Network {
         keys: &[&str],
         arguments: &[&[u8]],
     ) -> Result<(Reply, Option<ReadStamp>)> {
-        if let Some((node, live, seen)) = self.tracked(name) {
+        if let Some((node, live, stamp)) = self.tracked(name) {
             let node = node.as_node();
             let run = async {
                 match node.send_tracked(&live, &script.by_hash(keys, arguments)).await {
@@ -204,8 +203,8 @@ impl Network {
                     answer => answer,
                 }
             };
-            if let Ok(Ok(value)) = timeout(TRACKED_PATIENCE, run).await {
-                return Ok((value, Some(seen)));
+            if let Ok(Ok(value)) = timeout(TRACKED_TIMEOUT, run).await {
+                return Ok((value, Some(stamp)));
             }
         }
         Ok((self.run_script(name, script, keys, arguments, Replay::Safe).await?, None))
@@ -241,11 +240,11 @@ impl Network {
         group: &CommandGroup,
         names: &[&str],
     ) -> Result<(Vec<Reply>, Option<ReadStamp>)> {
-        if let Some((node, live, seen)) = names.first().and_then(|name| self.tracked(name)) {
+        if let Some((node, live, stamp)) = names.first().and_then(|name| self.tracked(name)) {
             let request = mget(names);
             let read = node.as_node().send_tracked(&live, &request);
-            if let Ok(Ok(Reply::Array(values))) = timeout(TRACKED_PATIENCE, read).await {
-                return Ok((values, Some(seen)));
+            if let Ok(Ok(Reply::Array(values))) = timeout(TRACKED_TIMEOUT, read).await {
+                return Ok((values, Some(stamp)));
             }
         }
         Ok((self.read_group(group, names).await?, None))
@@ -256,8 +255,8 @@ impl Network {
             Self::Single(node) => ServingNode::Single(node),
             Self::Cluster(cluster) => ServingNode::Of(cluster.master(slot(name))?),
         };
-        let (live, seen) = server.as_node().tracked()?;
-        Some((server, live, seen))
+        let (live, stamp) = server.as_node().tracked()?;
+        Some((server, live, stamp))
     }
 
     /// Splits a list of names into groups for one command each: all names, or those of one slot. No group is empty.

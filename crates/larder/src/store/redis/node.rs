@@ -159,8 +159,8 @@ impl Node {
             return None;
         }
         let live = self.tracked.as_ref()?.standing()?;
-        let seen = live.read_stamp()?;
-        Some((live, seen))
+        let stamp = live.read_stamp()?;
+        Some((live, stamp))
     }
 
     /// Sends a command on the tracking connection. If the connection breaks meanwhile, its supervisor notices.

@@ -183,7 +183,7 @@ mod tests {
     }
 
     #[test]
-    fn a_majority_comes_first_then_the_newest_epoch_then_the_most_votes() {
+    fn a_majority_wins_then_the_newest_epoch_then_the_most_votes() {
         let order = |named: &[(&str, u64)], sentinels| {
             let answers = answers(named);
             let mut tried = Vec::new();

@@ -86,7 +86,7 @@ impl ServerTime {
     /// Records an answer of the server that is used.
     pub(super) fn note(&self, answer: TimeAnswer, whose: impl Fn() -> (String, &'static str)) {
         match time_in(answer.reply) {
-            Ok(told) => self.learn(answer.sent, answer.received, told),
+            Ok(server_time) => self.learn(answer.sent, answer.received, server_time),
             // The server may be loading, or the ACL may forbid `TIME`.
             Err(error) => {
                 let (server, role) = whose();

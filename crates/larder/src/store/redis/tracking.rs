@@ -21,7 +21,7 @@ use crate::telemetry::target;
 #[derive(Clone)]
 pub(super) struct Tracking {
     pub(super) sessions: Arc<Sessions>,
-    pub(super) listener: Arc<dyn InvalidationSink>,
+    pub(super) sink: Arc<dyn InvalidationSink>,
     pub(super) clock: Clock,
 }
 
@@ -43,9 +43,9 @@ impl SessionHandle {
 
     /// Opens a generation for a connection that is about to be dialled, and invalidates all earlier reads.
     pub(super) fn open(&self) -> Option<ReadStamp> {
-        let seen = self.number.map(|session| self.tracking.sessions.open(session));
-        self.tracking.listener.all_changed();
-        seen
+        let stamp = self.number.map(|session| self.tracking.sessions.open(session));
+        self.tracking.sink.all_changed();
+        stamp
     }
 
     pub(super) fn of_cluster(&self) -> bool {
@@ -60,16 +60,16 @@ impl SessionHandle {
         self.tracking.clock.moment()
     }
 
-    pub(super) fn end(&self, seen: ReadStamp) {
-        self.tracking.sessions.end(seen);
+    pub(super) fn end(&self, stamp: ReadStamp) {
+        self.tracking.sessions.end(stamp);
     }
 
-    pub(super) fn renew(&self, seen: ReadStamp, sent: Moment) {
-        self.tracking.sessions.renew(seen, sent);
+    pub(super) fn renew(&self, stamp: ReadStamp, sent: Moment) {
+        self.tracking.sessions.renew(stamp, sent);
     }
 
     /// Returns the function that the connection's task calls with each event.
-    pub(super) fn events(&self, seen: Option<ReadStamp>) -> impl Fn(&Event<'_>) + Send + Sync + use<> {
+    pub(super) fn events(&self, stamp: Option<ReadStamp>) -> impl Fn(&Event<'_>) + Send + Sync + use<> {
         let tracking = self.tracking.clone();
         move |event: &Event<'_>| match event {
             Event::Push([kind, data @ ..]) if kind.as_str() == Some("invalidate") => match data {
@@ -78,19 +78,19 @@ impl SessionHandle {
                         if let Reply::Bulk(name) = name
                             && let Ok(name) = str::from_utf8(name)
                         {
-                            tracking.listener.changed(name);
+                            tracking.sink.changed(name);
                         }
                     }
                 }
                 // FLUSHALL and FLUSHDB do not name the keys.
-                _ => tracking.listener.all_changed(),
+                _ => tracking.sink.all_changed(),
             },
             Event::Push(_) => {}
             Event::Ended { .. } => {
-                if let Some(seen) = seen {
-                    tracking.sessions.end(seen);
+                if let Some(stamp) = stamp {
+                    tracking.sessions.end(stamp);
                 }
-                tracking.listener.all_changed();
+                tracking.sink.all_changed();
             }
         }
     }

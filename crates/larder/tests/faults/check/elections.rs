@@ -7,7 +7,7 @@ use larder_testkit::history::{Ending, Losses};
 
 use super::attempts::{Attempts, Tried};
 use super::{Case, Verdict};
-use crate::fleet::{HEARD, nanos};
+use crate::fleet::{NOTICED_WITHIN, nanos};
 use crate::work::elections::{THINGS, TTL};
 
 /// The most time between the end of a killed leader's lease and the next leader.
@@ -66,15 +66,15 @@ fn after_kill(case: &Case<'_>, verdict: &mut Verdict, lead: &Tried, next: &Tried
         return;
     }
     let stalls = [case.of("stall"), case.of("fault")];
-    let stood: u64 = stalls
+    let stalled: u64 = stalls
         .iter()
         .flat_map(|notes| notes.iter())
         .filter(|note| note.process != process)
-        .map(|note| (note.numbers[0].max(killed), (note.numbers[1] - nanos(HEARD)).min(at)))
+        .map(|note| (note.numbers[0].max(killed), (note.numbers[1] - nanos(NOTICED_WITHIN)).min(at)))
         .map(|(from, until)| until.saturating_sub(from))
         .sum();
     verdict.time("elections: a new leader after kill -9", at - killed);
-    let wrong = (at - killed > nanos(TTL + LATE) + stood).then_some((lead, next, killed));
+    let wrong = (at - killed > nanos(TTL + LATE) + stalled).then_some((lead, next, killed));
     verdict.judge("elections: a new leader in time", 1, wrong);
 }
 

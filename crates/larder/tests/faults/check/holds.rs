@@ -11,7 +11,7 @@ use crate::work::{elections, groups, jobs, locks, rw, semaphores};
 
 /// The most time between a grant on the server and the moment at which a live waiter learns of it. A lost wake-up costs
 /// a quarter of a second.
-const TOLD: u64 = 350_000_000;
+const NOTIFIED_WITHIN: u64 = 350_000_000;
 
 pub(super) fn judge(case: &Case<'_>, verdict: &mut Verdict) {
     let all = Attempts::of(case);
@@ -42,7 +42,7 @@ pub(super) fn judge(case: &Case<'_>, verdict: &mut Verdict) {
     let (attempts, holds) = all.thing(semaphores::THING);
     let (judged, found) = within_capacity(&holds, semaphores::PERMITS, &case.losses);
     verdict.judge("semaphores: never more than the permits", judged, found);
-    let (judged, found) = served_in_order(&attempts, &attempts, &case.calm, TOLD);
+    let (judged, found) = served_in_order(&attempts, &attempts, &case.calm, NOTIFIED_WITHIN);
     verdict.judge("semaphores: first come, first served", judged, found);
     read_write(case, verdict, &all);
     lock_groups(case, verdict, &all);
@@ -73,7 +73,7 @@ fn lock_groups(case: &Case<'_>, verdict: &mut Verdict, all: &Attempts) {
             .calm
             .stretches(process, asked, ended)
             .into_iter()
-            .any(|(from, until)| until - from >= nanos(groups::PATIENCE) * 2 / 3);
+            .any(|(from, until)| until - from >= nanos(groups::MAX_WAIT) * 2 / 3);
         let granted = usize::from(matches!(end, Ending::Granted { .. }));
         verdict.judge("groups: no deadlock", granted, waited_in_vain.then_some(tried));
     }

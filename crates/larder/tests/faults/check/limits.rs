@@ -8,7 +8,7 @@ use crate::work::limits::{LIMITS, WINDOW};
 
 pub(super) fn judge(case: &Case<'_>, verdict: &mut Verdict) {
     let window = nanos(WINDOW);
-    // Leases and turns that were booked before a loss are used after it.
+    // Batches and turns that were booked before a loss are used after it.
     let lost = [case.of("loss"), case.of("failover")];
     let lost = lost.iter().flat_map(|notes| notes.iter());
     let losses = Losses::of(lost.map(|note| (note.numbers[0], note.numbers[1] + 2 * window)));

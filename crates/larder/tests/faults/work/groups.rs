@@ -20,7 +20,7 @@ pub(crate) const THING: u64 = 60;
 pub(crate) const LOCKS: [&str; 16] =
     ["a", "b", "c", "d", "e", "f", "g", "h", "i", "j", "k", "l", "m", "n", "o", "p"];
 /// An attempt waits so long at most. One that waits for longer while nothing fails is in a deadlock.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(15);
+pub(crate) const MAX_WAIT: Duration = Duration::from_secs(15);
 /// The largest set.
 const MOST: usize = 4;
 
@@ -40,7 +40,7 @@ async fn contend(scene: Arc<Scene>, mut rng: StdRng) {
         let names = LOCKS.iter().enumerate().filter(|(bit, _)| set >> bit & 1 == 1).map(|(_, name)| *name);
         let thing = Thing { number: THING, weight: set };
         let (short, limit) = max_wait(&mut rng);
-        let max_wait = if rng.random_bool(0.1) { short } else { PATIENCE };
+        let max_wait = if rng.random_bool(0.1) { short } else { MAX_WAIT };
         let locks = group.locks(names).ttl(TTL);
         let call = locks.acquire_within(max_wait).into_future();
         if let Some((number, guard)) = attempt(&scene, thing, max_wait, limit, call).await {

@@ -13,7 +13,7 @@ use tokio::task::JoinSet;
 use super::Scene;
 
 pub(crate) const WINDOW: Duration = Duration::from_millis(900);
-/// By number: limits that count in buckets, by an exact log, in leases, and one whose callers wait for their turn.
+/// By number: limits that count in buckets, by an exact log, in batches, and one whose callers wait for their turn.
 pub(crate) const LIMITS: [u64; 4] = [100, 7, 60, 40];
 
 pub(crate) fn start(scene: &Arc<Scene>, tasks: &mut JoinSet<()>, draw: &mut impl FnMut() -> StdRng) {
@@ -26,7 +26,7 @@ pub(crate) fn start(scene: &Arc<Scene>, tasks: &mut JoinSet<()>, draw: &mut impl
 
 fn limiter(scene: &Scene, number: usize) -> Result<RateLimiter> {
     let limiter = scene.larder.rate_limiter(format!("limit-{number}"), Quota::new(LIMITS[number], WINDOW))?;
-    if number == 2 { limiter.leased(10) } else { Ok(limiter) }
+    if number == 2 { limiter.batched(10) } else { Ok(limiter) }
 }
 
 async fn ask(scene: Arc<Scene>, number: usize, mut rng: StdRng) {

@@ -22,7 +22,7 @@ use rand::SeedableRng;
 use rand::rngs::StdRng;
 use tokio::task::JoinSet;
 
-use crate::fleet::{HEARD, STALL, nanos, watch};
+use crate::fleet::{NOTICED_WITHIN, STALL, nanos, watch};
 use crate::soak;
 use crate::what::{What, setting};
 use holding::Ear;
@@ -145,7 +145,7 @@ async fn watch_link(scene: Arc<Scene>) {
         let sent = scene.now();
         let asked = tokio::time::timeout(STALL, scene.larder.ping()).await;
         if !matches!(asked, Ok(Ok(()))) {
-            scene.note("fault", &[last, scene.now() + nanos(HEARD)]);
+            scene.note("fault", &[last, scene.now() + nanos(NOTICED_WITHIN)]);
         } else if count.is_multiple_of(10) {
             scene.note("round_trip", &[sent, scene.now()]);
         }

@@ -14,7 +14,7 @@ use nix::sys::signal::{SigSet, Signal};
 use crate::output;
 
 /// How long the caller waits for a message to be written.
-const PATIENCE: Duration = Duration::from_millis(50);
+const WRITE_TIMEOUT: Duration = Duration::from_millis(50);
 /// More messages than this that cannot be written are dropped.
 const MOST: usize = 16;
 
@@ -45,7 +45,7 @@ pub(super) fn say(text: impl Into<String>) {
         // An earlier message still waits, so this one waits too.
         Ok(_) if before > 0 => {}
         Ok(_) => {
-            let _ = written.recv_timeout(PATIENCE);
+            let _ = written.recv_timeout(WRITE_TIMEOUT);
         }
         Err(_) => {
             PENDING.fetch_sub(1, Ordering::SeqCst);

@@ -54,8 +54,8 @@ impl Schedule {
         let until_kill = remaining - KILL_BEFORE;
         match self.term_at {
             Some(sent) => {
-                let patience = self.grace.saturating_add(TERM_BEFORE - KILL_BEFORE);
-                match sent.saturating_add(patience).checked_sub(now) {
+                let kill_after = self.grace.saturating_add(TERM_BEFORE - KILL_BEFORE);
+                match sent.saturating_add(kill_after).checked_sub(now) {
                     None | Some(Duration::ZERO) => Step::Kill,
                     Some(left) => Step::Wait(left.min(until_kill)),
                 }

@@ -39,7 +39,7 @@ fn after_a_change_to_shorter_windows_none_holds_more_than_its_limit() {
             let (mut both, chain) = (stores.history(), &chains[chain]);
             let (mut place, mut uses) = (0, Vec::<(u64, u64)>::new());
             // A batch that is out for longer than a later window is not covered.
-            let shortest = chain.iter().flatten().map(|term| term.window()).min().unwrap_or(0);
+            let shortest = chain.iter().flatten().map(|spec| spec.window()).min().unwrap_or(0);
             for (cost, delay, pass, change) in steps {
                 both.clock += pass;
                 place = (place + usize::from(change)).min(chain.len() - 1);
@@ -49,10 +49,10 @@ fn after_a_change_to_shorter_windows_none_holds_more_than_its_limit() {
                 if cost == 0 {
                     continue;
                 }
-                let terms = &chain[if by_override { 0 } else { place }];
+                let specs = &chain[if by_override { 0 } else { place }];
                 let charge_at = shortest * delay / 1000;
                 let ask =
-                    Charge { terms, take: ChargeMode::All, cost, charge_at, max_wait: 0, penalty: None };
+                    Charge { specs, mode: ChargeMode::All, cost, charge_at, max_wait: 0, penalty: None };
                 let (expected, found) = both.charge(ask);
                 prop_assert_eq!(expected, found);
                 if found.granted == 0 {
@@ -60,15 +60,15 @@ fn after_a_change_to_shorter_windows_none_holds_more_than_its_limit() {
                 }
                 let used = found.stamp.when;
                 uses.push((used, found.granted));
-                for term in &chain[place] {
+                for spec in &chain[place] {
                     // Each window that holds this use and begins with one.
                     for (from, _) in
-                        uses.iter().filter(|(from, _)| *from <= used && used < from + term.window())
+                        uses.iter().filter(|(from, _)| *from <= used && used < from + spec.window())
                     {
-                        let until = from + term.window();
+                        let until = from + spec.window();
                         let held = uses.iter().filter(|(time, _)| (*from..until).contains(time));
                         let held: u64 = held.map(|(_, count)| count).sum();
-                        prop_assert!(held <= term.limit, "{} in a window of {:?}", held, term);
+                        prop_assert!(held <= spec.limit, "{} in a window of {:?}", held, spec);
                     }
                 }
             }
@@ -77,19 +77,19 @@ fn after_a_change_to_shorter_windows_none_holds_more_than_its_limit() {
         .unwrap_or_else(|failure| panic!("{failure}"));
 }
 
-fn charge(both: &mut Both<'_>, terms: &[QuotaSpec], cost: u64) -> ChargeStamp {
-    let ask = Charge { terms, take: ChargeMode::All, cost, charge_at: 0, max_wait: 0, penalty: None };
+fn charge(both: &mut Both<'_>, specs: &[QuotaSpec], cost: u64) -> ChargeStamp {
+    let ask = Charge { specs, mode: ChargeMode::All, cost, charge_at: 0, max_wait: 0, penalty: None };
     let (expected, found) = both.charge(ask);
     assert_eq!(expected, found);
     assert_eq!(found.granted, cost);
     found.stamp
 }
 
-/// What is left, as a request by these terms sees it.
-fn left(both: &mut Both<'_>, terms: &[QuotaSpec]) -> u64 {
-    let take = ChargeMode::Look;
+/// What is left, as a request by these specs sees it.
+fn left(both: &mut Both<'_>, specs: &[QuotaSpec]) -> u64 {
+    let mode = ChargeMode::Peek;
     let (expected, found) =
-        both.charge(Charge { terms, take, cost: 1, charge_at: 0, max_wait: 0, penalty: None });
+        both.charge(Charge { specs, mode, cost: 1, charge_at: 0, max_wait: 0, penalty: None });
     assert_eq!(expected, found);
     found.remaining
 }
@@ -113,8 +113,8 @@ fn a_refund_takes_nothing_from_other_callers_after_a_conversion() {
             assert_eq!(both.refund(1, second), (1, 1), "nothing is converted yet");
         }
         both.clock += 1_000_000;
-        let terms = if by_override { &own } else { &hour };
-        let third = charge(&mut both, terms, 50);
+        let specs = if by_override { &own } else { &hour };
+        let third = charge(&mut both, specs, 50);
         assert_eq!(both.refund(100, first), (0, 0), "{by_override}");
         assert_eq!(both.refund(1, second), (0, 0), "{by_override}");
         assert_eq!(both.refund(50, third), (50, 50), "{by_override}");
@@ -175,7 +175,7 @@ fn a_refund_finds_what_was_charged_before_a_limit_crossed_65_535() {
 fn what_is_left_is_exact_while_a_limit_crosses_65_535() {
     let stores = Stores::default();
     let width = 1_000_000;
-    let terms = [60_000, 70_000].map(|limit| [QuotaSpec { rule: Rule::Buckets, limit, width }]);
+    let specs = [60_000, 70_000].map(|limit| [QuotaSpec { rule: Rule::Buckets, limit, width }]);
     let step = prop_oneof![
         4 => (0..2usize, prop_oneof![1..100u64, 1..40_000u64]).prop_map(|(which, cost)| (which, cost, 0, 0)),
         3 => (0..4usize, prop_oneof![1..100u64, 1..40_000u64]).prop_map(|(last, permits)| (last, 0, permits, 0)),
@@ -187,9 +187,9 @@ fn what_is_left_is_exact_while_a_limit_crosses_65_535() {
             for (which, cost, permits, pass) in steps {
                 both.clock += pass;
                 if cost > 0 {
-                    let take = ChargeMode::UpTo;
+                    let mode = ChargeMode::UpTo;
                     let ask =
-                        Charge { terms: &terms[which], take, cost, charge_at: 0, max_wait: 0, penalty: None };
+                        Charge { specs: &specs[which], mode, cost, charge_at: 0, max_wait: 0, penalty: None };
                     let (expected, found) = both.charge(ask);
                     prop_assert_eq!(expected, found);
                     charged.extend((found.granted > 0).then_some((found.stamp, found.granted)));
@@ -208,8 +208,8 @@ fn what_is_left_is_exact_while_a_limit_crosses_65_535() {
                 let oldest = both.clock / width - BUCKETS;
                 let live = charged.iter().filter(|(stamp, _)| stamp.when / width >= oldest);
                 let live: u64 = live.map(|(_, count)| count).sum();
-                for terms in &terms {
-                    prop_assert_eq!(left(&mut both, terms), terms[0].limit.saturating_sub(live));
+                for specs in &specs {
+                    prop_assert_eq!(left(&mut both, specs), specs[0].limit.saturating_sub(live));
                 }
             }
             Ok(())
@@ -224,24 +224,24 @@ fn a_longer_quota_beside_a_log_refuses_for_as_long_as_it_counts_what_the_log_doe
     let stores = Stores::default();
     let log = QuotaSpec { rule: Rule::Log, limit: 30, width: 60_000_000 };
     let hour = QuotaSpec { rule: Rule::Buckets, limit: 25, width: 60_000_000 };
-    for terms in [[log, hour], [hour, log]] {
+    for specs in [[log, hour], [hour, log]] {
         let mut both = stores.history();
         charge(&mut both, &[log], 25);
         both.clock += 90_000_000;
         let ask = Charge {
-            terms: &terms,
-            take: ChargeMode::All,
+            specs: &specs,
+            mode: ChargeMode::All,
             cost: 1,
             charge_at: 0,
             max_wait: 0,
             penalty: None,
         };
         let (expected, refused) = both.charge(ask);
-        assert_eq!(expected, refused, "{terms:?}");
+        assert_eq!(expected, refused, "{specs:?}");
         both.clock += refused.wait - 1;
         let (expected, found) = both.charge(ask);
-        assert_eq!((expected, found.granted, found.wait), (found, 0, 1), "{terms:?}");
+        assert_eq!((expected, found.granted, found.wait), (found, 0, 1), "{specs:?}");
         both.clock += 1;
-        charge(&mut both, &terms, 1);
+        charge(&mut both, &specs, 1);
     }
 }

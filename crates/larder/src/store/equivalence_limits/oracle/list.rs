@@ -29,9 +29,9 @@ pub(super) struct List {
 }
 
 impl List {
-    /// The terms that hold for a request with these terms.
-    pub(super) fn terms<'a>(&'a self, asked: &'a [QuotaSpec], now: u64) -> &'a [QuotaSpec] {
-        self.over.as_ref().filter(|(_, end)| now < *end).map_or(asked, |(terms, _)| terms)
+    /// The specs that hold for a request with these specs.
+    pub(super) fn specs<'a>(&'a self, asked: &'a [QuotaSpec], now: u64) -> &'a [QuotaSpec] {
+        self.over.as_ref().filter(|(_, end)| now < *end).map_or(asked, |(specs, _)| specs)
     }
 
     /// What was charged after a time.
@@ -40,16 +40,16 @@ impl List {
     }
 
     /// Checks an answer to a request at `now` against the list. Begins the block that a refusal leads to.
-    pub(super) fn judge(
+    pub(super) fn check(
         &mut self,
         asked: Charge<'_>,
         windows: &[u64],
         found: Charged,
         now: u64,
     ) -> Result<(), String> {
-        let terms = self.terms(asked.terms, now).to_vec();
-        let blocked = now < self.blocked.until && asked.take != ChargeMode::Debt;
-        let each = || terms.iter().zip(windows);
+        let specs = self.specs(asked.specs, now).to_vec();
+        let blocked = now < self.blocked.until && asked.mode != ChargeMode::Debt;
+        let each = || specs.iter().zip(windows);
         // A grant must fit into each window that ends when the grant counts.
         if found.granted > 0 {
             let at = now + found.wait;
@@ -57,9 +57,9 @@ impl List {
             if blocked && at < self.blocked.until {
                 return Err(format!("granted during a block until {}", self.blocked.until));
             }
-            for (term, window) in each() {
+            for (spec, window) in each() {
                 // A debt is charged up to twice the limit.
-                let most = if asked.take == ChargeMode::Debt { 2 * term.limit } else { term.limit };
+                let most = if asked.mode == ChargeMode::Debt { 2 * spec.limit } else { spec.limit };
                 let counted = self.after(at - window);
                 if counted + found.granted > most {
                     return Err(format!("{counted} and {} of {most} in {window}", found.granted));
@@ -69,15 +69,15 @@ impl List {
         }
         // A refusal needs a reason: a block, or a limit that the cost would exceed, also with one more
         // bucket.
-        let wanted = match asked.take {
+        let wanted = match asked.mode {
             ChargeMode::All => asked.cost,
             ChargeMode::Turns { least } | ChargeMode::Half { least } => least,
             _ => 1,
         };
-        let reasonable = each().any(|(term, window)| {
-            let late = if term.rule == Rule::Log { 0 } else { term.width };
-            let counted = self.after(now.saturating_sub(window.max(&term.window()) + late));
-            let most = if asked.take == ChargeMode::Debt { 2 * term.limit } else { term.limit };
+        let reasonable = each().any(|(spec, window)| {
+            let late = if spec.rule == Rule::Log { 0 } else { spec.width };
+            let counted = self.after(now.saturating_sub(window.max(&spec.window()) + late));
+            let most = if asked.mode == ChargeMode::Debt { 2 * spec.limit } else { spec.limit };
             counted + wanted > most
         });
         if blocked {
@@ -88,9 +88,9 @@ impl List {
             return Err("refused without reason".into());
         }
         // A refusal that begins a block must say so.
-        let payable = terms.iter().all(|term| wanted <= term.limit);
+        let payable = specs.iter().all(|spec| wanted <= spec.limit);
         if let Some(penalty) = asked.penalty
-            && matches!(asked.take, ChargeMode::All | ChargeMode::Half { .. })
+            && matches!(asked.mode, ChargeMode::All | ChargeMode::Half { .. })
             && payable
             && !blocked
         {

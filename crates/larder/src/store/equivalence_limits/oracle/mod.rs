@@ -1,7 +1,7 @@
 //! An exact oracle: a plain list of what was charged and used and when, by the server's clock, tells how many
 //! permits any window held.
 //!
-//! A history has two keys, with charges, leases that are spent at any time until they end, turns that are
+//! A history has two keys, with charges, batches that are spent at any time until they end, turns that are
 //! booked, refunds of what was not used, debts, requests of both keys together, keys that are blocked, and
 //! limits that change or are overridden for a while. Both stores decide each step, and must agree. What is
 //! granted must fit into the limit in force together with all that was charged in the window before; and no
@@ -24,14 +24,14 @@ use list::{List, Use};
 #[derive(Debug, Clone)]
 enum LimitEvent {
     Charge {
-        take: ChargeMode,
+        mode: ChargeMode,
         cost: u64,
         limits: usize,
         penalty: Option<usize>,
     },
-    /// A lease of some thousandths of the shortest window; each permit is spent at some thousandth of that
+    /// A batch of some thousandths of the shortest window; each permit is spent at some thousandth of that
     /// time.
-    Lease {
+    Batch {
         batch: u64,
         span: u64,
         spent: Vec<u64>,
@@ -68,7 +68,7 @@ enum LimitEvent {
 type Step = (usize, LimitEvent);
 
 fn events(window: u64) -> impl Strategy<Value = Vec<Step>> {
-    let take = prop_oneof![
+    let mode = prop_oneof![
         4 => Just(ChargeMode::All),
         1 => Just(ChargeMode::UpTo),
         1 => Just(ChargeMode::Half { least: 1 }),
@@ -84,10 +84,10 @@ fn events(window: u64) -> impl Strategy<Value = Vec<Step>> {
         1 => (window - window / 100)..(window + window / 50 + 2)
     ];
     let one = prop_oneof![
-        6 => (take, 1..6u64, limits(), penalty())
-            .prop_map(|(take, cost, limits, penalty)| LimitEvent::Charge { take, cost, limits, penalty }),
+        6 => (mode, 1..6u64, limits(), penalty())
+            .prop_map(|(mode, cost, limits, penalty)| LimitEvent::Charge { mode, cost, limits, penalty }),
         2 => (1..8u64, 1..1000u64, prop::collection::vec(0..1000u64, 8), limits())
-            .prop_map(|(batch, span, spent, limits)| LimitEvent::Lease { batch, span, spent, limits }),
+            .prop_map(|(batch, span, spent, limits)| LimitEvent::Batch { batch, span, spent, limits }),
         2 => (0..2 * window, 1..12u64, 1..3u64, limits())
             .prop_map(|(within, cost, least, limits)| LimitEvent::Book { within, cost, least, limits }),
         2 => ([1..6u64, 1..6u64], limits(), penalty())
@@ -112,16 +112,16 @@ pub(super) fn most_in_a_window(times: &mut [u64], window: u64) -> u64 {
     most as u64
 }
 
-/// Three sets of limits over the same windows. With leases and bookings there is no GCRA, which has another
+/// Three sets of limits over the same windows. With batches and bookings there is no GCRA, which has another
 /// bound.
 fn limits_of(windows: &[u64], rules: &[Rule], base: u64) -> [Vec<QuotaSpec>; 3] {
     [base, base + 3, base * 2].map(|limit| {
-        let term = |(place, (window, rule)): (usize, (&u64, &Rule))| QuotaSpec {
+        let spec = |(place, (window, rule)): (usize, (&u64, &Rule))| QuotaSpec {
             rule: *rule,
             limit: limit * (place as u64 * 2 + 1),
             width: if *rule == Rule::Log { *window } else { window.div_ceil(BUCKETS) },
         };
-        windows.iter().zip(rules).enumerate().map(term).collect()
+        windows.iter().zip(rules).enumerate().map(spec).collect()
     })
 }
 
@@ -157,24 +157,24 @@ impl Play<'_> {
     fn note(&mut self, key: usize, charge: Charge<'_>, found: Charged, now: u64, used: Option<Vec<u64>>) {
         let at_once = || vec![now + found.wait + found.wait / 1000; found.granted as usize];
         let used = used.unwrap_or_else(at_once);
-        self.lists[key].in_debt |= charge.take == ChargeMode::Debt;
+        self.lists[key].in_debt |= charge.mode == ChargeMode::Debt;
         self.lists[key].uses.push(Use { charged: found.stamp, granted: found.granted, used });
     }
 
-    fn judge(
+    fn check(
         &mut self,
         key: usize,
         charge: Charge<'_>,
         found: Charged,
         now: u64,
     ) -> Result<(), TestCaseError> {
-        let judged = self.lists[key].judge(charge, &self.shape.windows, found, now);
-        judged.map_err(|why| TestCaseError::fail(format!("{why}: {found:?} of {charge:?}")))
+        let checked = self.lists[key].check(charge, &self.shape.windows, found, now);
+        checked.map_err(|why| TestCaseError::fail(format!("{why}: {found:?} of {charge:?}")))
     }
 
     /// A cost that every limit allows by itself.
     fn payable(&self, cost: u64, limits: usize) -> u64 {
-        cost.min(self.sets[limits].iter().map(|term| term.limit).min().unwrap_or(1))
+        cost.min(self.sets[limits].iter().map(|spec| spec.limit).min().unwrap_or(1))
     }
 
     fn run(&mut self, history: &[Step]) -> Result<(), TestCaseError> {
@@ -186,9 +186,9 @@ impl Play<'_> {
             let key = *key;
             both.name.clone_from(&names[key]);
             let now = both.clock;
-            let ask = |limits: &usize, take, cost| {
-                let terms = sets[*limits].as_slice();
-                Charge { terms, take, cost, charge_at: 0, max_wait: 0, penalty: None }
+            let ask = |limits: &usize, mode, cost| {
+                let specs = sets[*limits].as_slice();
+                Charge { specs, mode, cost, charge_at: 0, max_wait: 0, penalty: None }
             };
             let charge = match event {
                 LimitEvent::Pass(micros) => {
@@ -206,9 +206,9 @@ impl Play<'_> {
                 }
                 LimitEvent::Override { limits, lasts } => {
                     let lasts = (self.shape.shortest() * lasts / 1000).max(1);
-                    let terms = limits.map(|limits| sets[limits].clone()).unwrap_or_default();
-                    both.set_override(&terms, &sets[0], Duration::from_micros(lasts));
-                    self.lists[key].over = limits.map(|_| (terms, now + lasts));
+                    let specs = limits.map(|limits| sets[limits].clone()).unwrap_or_default();
+                    both.set_override(&specs, &sets[0], Duration::from_micros(lasts));
+                    self.lists[key].over = limits.map(|_| (specs, now + lasts));
                     continue;
                 }
                 LimitEvent::Refund { last, permits } => {
@@ -249,21 +249,21 @@ impl Play<'_> {
                         prop_assert_eq!(Charged { stamp: charge, ..expected }, found);
                         // A key may be refused because its override ends before the other passes: what it is by
                         // itself is judged.
-                        let look = Charge { take: ChargeMode::Look, penalty: None, ..charges[key] };
-                        let alone = self.stores.memory.charge(&names[key], look, now);
+                        let peek = Charge { mode: ChargeMode::Peek, penalty: None, ..charges[key] };
+                        let alone = self.stores.memory.charge(&names[key], peek, now);
                         let behind = found.granted == 0 && found.label.is_some() && alone.granted > 0;
-                        self.judge(key, charges[key], if behind { alone } else { found }, now)?;
+                        self.check(key, charges[key], if behind { alone } else { found }, now)?;
                         if passes {
                             self.note(key, charges[key], found, now, None);
                         }
                     }
                     continue;
                 }
-                LimitEvent::Charge { take, cost, limits, penalty } => {
+                LimitEvent::Charge { mode, cost, limits, penalty } => {
                     let penalty = penalty.map(|which| self.shape.penalty(which));
-                    Charge { penalty, ..ask(limits, *take, self.payable(*cost, *limits)) }
+                    Charge { penalty, ..ask(limits, *mode, self.payable(*cost, *limits)) }
                 }
-                LimitEvent::Lease { batch, span, limits, .. } => {
+                LimitEvent::Batch { batch, span, limits, .. } => {
                     let charge_at = (self.shape.shortest() * span / 1000).max(1);
                     Charge { charge_at, ..ask(limits, ChargeMode::Half { least: 1 }, *batch) }
                 }
@@ -276,10 +276,10 @@ impl Play<'_> {
             // Both stores decide, and the list judges the decision and records what is used.
             let (expected, found) = both.charge(charge);
             prop_assert_eq!(expected, found, "{:?}", event);
-            self.judge(key, charge, found, now)?;
+            self.check(key, charge, found, now)?;
             if found.granted > 0 {
                 let used = match event {
-                    LimitEvent::Lease { spent, .. } => {
+                    LimitEvent::Batch { spent, .. } => {
                         let span = found.stamp.when - now;
                         let times = (0..found.granted as usize).map(|n| now + span * spent[n % 8] / 1000);
                         Some(times.collect())

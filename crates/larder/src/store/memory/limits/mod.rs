@@ -10,7 +10,7 @@
 //! *Exact log.* The time of every permit, so that capacity returns to the microsecond. *GCRA* (ITU-T I.371):
 //! only a theoretical arrival time; it paces, and admits up to its burst in addition to a window's worth.
 //!
-//! What is charged for the future, at the expiry of a lease or for a turn that was booked, counts from now
+//! What is charged for the future, at the expiry of a batch or for a turn that was booked, counts from now
 //! on. docs/rate-limits.md has the proof. charge.lua is the same rule on the server.
 
 mod overrides;
@@ -54,14 +54,14 @@ impl MemoryLimits {
     /// that. The caller makes sure that the names differ.
     pub(crate) fn charge_together(&self, charges: &[(&str, Charge<'_>)], clock: u64) -> Vec<Charged> {
         let mut state = self.0.state();
-        let look = |(name, charge): &(&str, Charge<'_>)| {
-            state.charge(name, Charge { take: ChargeMode::Look, ..*charge }, clock).0
+        let peek = |(name, charge): &(&str, Charge<'_>)| {
+            state.charge(name, Charge { mode: ChargeMode::Peek, ..*charge }, clock).0
         };
-        let looked: Vec<Charged> = charges.iter().map(look).collect();
-        if looked.iter().any(|one| one.granted == 0) {
-            let refused = charges.iter().zip(looked).map(|((name, charge), looked)| {
-                let blocks = looked.granted == 0 && charge.penalty.is_some();
-                if blocks { state.charge(name, *charge, clock).0 } else { looked }
+        let peeked: Vec<Charged> = charges.iter().map(peek).collect();
+        if peeked.iter().any(|one| one.granted == 0) {
+            let refused = charges.iter().zip(peeked).map(|((name, charge), peeked)| {
+                let blocks = peeked.granted == 0 && charge.penalty.is_some();
+                if blocks { state.charge(name, *charge, clock).0 } else { peeked }
             });
             let mut answers: Vec<Charged> = refused.collect();
             while state.wait_behind_overrides(charges, &mut answers, clock) {}
@@ -92,21 +92,21 @@ impl MemoryLimits {
     pub(crate) fn set_override(&self, name: &str, key: &Override, clock: u64) {
         let mut state = self.0.state();
         let until = clock.saturating_add(u64::try_from(key.lasts.as_micros()).unwrap_or(u64::MAX));
-        let (terms, labels): (Vec<QuotaSpec>, _) = key.terms.iter().copied().unzip();
+        let (specs, labels): (Vec<QuotaSpec>, _) = key.specs.iter().copied().unzip();
         if let Some(record) = state.get_mut(name) {
             // A record that is written loses a block that is over: see `refund`.
             record.block = record.block.at(clock);
             // What an earlier override needed is no longer needed.
             let now = record.latest.max(clock);
-            record.needed_until = Some(record.needed(&key.own, now).max(record.needed(&terms, now)));
+            record.needed_until = Some(record.needed(&key.own, now).max(record.needed(&specs, now)));
             let end = record.expires(clock);
             state.may_end(name, end, clock);
         }
-        if terms.is_empty() {
+        if specs.is_empty() {
             state.overrides.remove(name);
             return;
         }
-        state.overrides.insert(name.into(), Overridden { until, terms, labels });
+        state.overrides.insert(name.into(), Overridden { until, specs, labels });
         state.may_end(name, until, clock);
         drop(state);
         LimitRecords::remove_in_background(&self.0);
@@ -131,8 +131,8 @@ impl RecordTable {
         let Some(over) = self.overridden(name, clock) else {
             return self.charge_by(name, charge, None, clock);
         };
-        let after = After { end: over.until, terms: charge.terms };
-        let charge = Charge { terms: &over.terms, ..charge };
+        let after = After { end: over.until, specs: charge.specs };
+        let charge = Charge { specs: &over.specs, ..charge };
         let (charged, made) = self.charge_by(name, charge, Some(after), clock);
         (Charged { label: over.labels.get(charged.binding).copied(), ..charged }, made)
     }
@@ -144,12 +144,12 @@ impl RecordTable {
         after: Option<After<'_>>,
         clock: u64,
     ) -> (Charged, bool) {
-        if let Some(kept) = self.get_mut(name) {
-            let mut record = Some(std::mem::take(kept));
+        if let Some(stored) = self.get_mut(name) {
+            let mut record = Some(std::mem::take(stored));
             let blocks = record.as_ref().map(|record| record.block);
             let (charged, wrote) = decide(&mut record, charge, after, clock);
             let wrote = wrote || record.as_ref().map(|record| record.block) != blocks;
-            *kept = record.unwrap_or_default();
+            *stored = record.unwrap_or_default();
             if wrote {
                 self.end_override(name, clock);
             }
@@ -168,51 +168,51 @@ impl RecordTable {
     }
 }
 
-/// What holds after an override: the request's own terms.
+/// What holds after an override: the request's own specs.
 #[derive(Clone, Copy)]
 struct After<'a> {
     end: u64,
-    terms: &'a [QuotaSpec],
+    specs: &'a [QuotaSpec],
 }
 
 /// Returns when `wanted` permits fit, or all of a limit that is below that, if nothing is charged until
 /// then. A record of other quotas is converted at that future time, not now: its paced debt is smaller by
-/// then, and the term's own pace does not apply to it yet.
-fn fits_at(kept: Option<&LimitRecord>, terms: &[QuotaSpec], wanted: u64, now: u64) -> u64 {
-    let (record, _) = match kept {
-        Some(record) if record.counts(terms) => {
+/// then, and the spec's own pace does not apply to it yet.
+fn fits_at(stored: Option<&LimitRecord>, specs: &[QuotaSpec], wanted: u64, now: u64) -> u64 {
+    let (record, _) = match stored {
+        Some(record) if record.counts(specs) => {
             (LimitRecord { tracks: record.tracks.clone(), ..*record }, false)
         }
-        other => LimitRecord::converted(other, terms, now),
+        other => LimitRecord::converted(other, specs, now),
     };
-    let each = terms.iter().zip(&record.tracks).map(|(term, track)| {
-        let wanted = wanted.min(term.limit);
-        if track.total(now).saturating_add(wanted) <= term.limit {
+    let each = specs.iter().zip(&record.tracks).map(|(spec, track)| {
+        let wanted = wanted.min(spec.limit);
+        if track.total(now).saturating_add(wanted) <= spec.limit {
             return 0;
         }
-        let other = kept.and_then(|kept| Some((kept, kept.source(*term)?)));
-        match other.filter(|(_, source)| !source.counts(*term)) {
+        let other = stored.and_then(|stored| Some((stored, stored.source(*spec)?)));
+        match other.filter(|(_, source)| !source.counts(*spec)) {
             Some((_, Track::Gcra { interval, arrival })) => {
-                arrival.saturating_sub((term.limit - wanted) * interval)
+                arrival.saturating_sub((spec.limit - wanted) * interval)
             }
             // By the events, not by the buckets: a bucket ahead is as near as a record reaches, and would move with
             // `now`.
-            Some((kept, source)) if term.rule != Rule::Log => {
-                let end = |time: u64| match term.rule {
-                    Rule::Buckets => (time / term.width + BUCKETS + 1) * term.width,
-                    _ => time + term.window(),
+            Some((stored, source)) if spec.rule != Rule::Log => {
+                let end = |time: u64| match spec.rule {
+                    Rule::Buckets => (time / spec.width + BUCKETS + 1) * spec.width,
+                    _ => time + spec.window(),
                 };
-                let ends = source.events(term.window(), kept.latest, now).into_iter();
+                let ends = source.events(spec.window(), stored.latest, now).into_iter();
                 let ends = ends.map(|(time, count)| (end(time), count));
                 let live: Vec<(u64, u64)> = ends.filter(|(end, _)| *end > now).collect();
                 let mut left: u64 = live.iter().map(|(_, count)| count).sum();
                 let leaves = live.into_iter().find(|(_, count)| {
                     left -= count;
-                    left + wanted <= term.limit
+                    left + wanted <= spec.limit
                 });
                 leaves.map_or(now, |(end, _)| end)
             }
-            _ => track.ready(wanted, term.limit, now),
+            _ => track.ready(wanted, spec.limit, now),
         }
     });
     each.max().unwrap_or(0)
@@ -221,54 +221,54 @@ fn fits_at(kept: Option<&LimitRecord>, terms: &[QuotaSpec], wanted: u64, now: u6
 /// Decides on a copy of the record if nothing may be written: only a charge makes a conversion permanent. A
 /// refusal by other quotas keeps the record for as long as its reply says.
 ///
-/// `after` is what holds after the override that these terms belong to. A cost above the override's limit has
+/// `after` is what holds after the override that these specs belong to. A cost above the override's limit has
 /// to wait for the override's end.
 fn decide(
-    kept: &mut Option<LimitRecord>,
+    stored: &mut Option<LimitRecord>,
     charge: Charge<'_>,
     after: Option<After<'_>>,
     clock: u64,
 ) -> (Charged, bool) {
-    let Charge { terms, take, mut cost, mut charge_at, max_wait, penalty: _ } = charge;
-    let later = if take == ChargeMode::Look { std::mem::take(&mut charge_at) } else { 0 };
-    // An override may pace, or have windows that are shorter than the batch's lease. Then nothing can be charged at the
+    let Charge { specs, mode, mut cost, mut charge_at, max_wait, penalty: _ } = charge;
+    let later = if mode == ChargeMode::Peek { std::mem::take(&mut charge_at) } else { 0 };
+    // An override may pace, or have windows that are shorter than the batch's span. Then nothing can be charged at the
     // expiry: only the least cost is taken, and it is charged now.
-    let longest = |term: &QuotaSpec| if term.rule == Rule::Gcra { 0 } else { term.window() };
-    if terms.iter().any(|term| charge_at > longest(term)) {
+    let longest = |spec: &QuotaSpec| if spec.rule == Rule::Gcra { 0 } else { spec.window() };
+    if specs.iter().any(|spec| charge_at > longest(spec)) {
         charge_at = 0;
-        if let ChargeMode::Half { least } = take {
+        if let ChargeMode::Half { least } = mode {
             cost = least;
         }
     }
-    // The record as these terms see it: a copy, or a conversion.
-    let now = kept.as_ref().map_or(clock, |record| record.latest.max(clock));
-    let mut block = kept.as_ref().map(|record| record.block.at(clock)).unwrap_or_default();
-    let (mut record, cut) = match kept.as_ref() {
-        Some(record) if record.counts(terms) => {
+    // The record as these specs see it: a copy, or a conversion.
+    let now = stored.as_ref().map_or(clock, |record| record.latest.max(clock));
+    let mut block = stored.as_ref().map(|record| record.block.at(clock)).unwrap_or_default();
+    let (mut record, cut) = match stored.as_ref() {
+        Some(record) if record.counts(specs) => {
             (LimitRecord { tracks: record.tracks.clone(), ..*record }, false)
         }
-        other => LimitRecord::converted(other, terms, now),
+        other => LimitRecord::converted(other, specs, now),
     };
     let totals =
         |record: &LimitRecord| -> Vec<u64> { record.tracks.iter().map(|track| track.total(now)).collect() };
     let least = |totals: &[u64]| {
-        let rooms = terms.iter().zip(totals).map(|(term, total)| i128::from(term.limit) - i128::from(*total));
+        let rooms = specs.iter().zip(totals).map(|(spec, total)| i128::from(spec.limit) - i128::from(*total));
         rooms.enumerate().min_by_key(|(_, room)| *room).unwrap_or((0, i128::MAX))
     };
     // What fits now, and how much of that the request takes.
     let before = totals(&record);
     let (mut binding, room) = least(&before);
-    let (most, wanted) = match take {
-        ChargeMode::All | ChargeMode::Look => {
+    let (most, wanted) = match mode {
+        ChargeMode::All | ChargeMode::Peek => {
             (if room >= i128::from(cost) { i128::from(cost) } else { 0 }, cost)
         }
         ChargeMode::UpTo => (room, 1),
         // Writing a record whose conversion dropped something would make the loss permanent.
         ChargeMode::Debt if cut => (0, 1),
         ChargeMode::Debt => {
-            let rooms = terms.iter().zip(&record.tracks).zip(&before);
-            let rooms = rooms.map(|((term, track), total)| {
-                (2 * term.limit).saturating_sub(*total).min(track.room_for_count(now))
+            let rooms = specs.iter().zip(&record.tracks).zip(&before);
+            let rooms = rooms.map(|((spec, track), total)| {
+                (2 * spec.limit).saturating_sub(*total).min(track.room_for_count(now))
             });
             (rooms.min().unwrap_or(0).into(), 1)
         }
@@ -280,7 +280,7 @@ fn decide(
     };
     let mut granted = u64::try_from(most.max(0)).unwrap_or(u64::MAX).min(cost);
     // A block refuses everything but a debt, which was used already.
-    let blocked = block.until > clock && take != ChargeMode::Debt;
+    let blocked = block.until > clock && mode != ChargeMode::Debt;
     if blocked {
         granted = 0;
     }
@@ -289,10 +289,10 @@ fn decide(
     // Refused so far: when does it fit, and may a turn be booked for that time?
     if granted == 0 {
         let (mut last, mut never, end) = (0, false, after.map_or(0, |after| after.end));
-        for (place, ((term, track), total)) in terms.iter().zip(&record.tracks).zip(&before).enumerate() {
-            if total.saturating_add(wanted) > term.limit {
-                never |= wanted > term.limit;
-                let free = if wanted > term.limit { end } else { track.ready(wanted, term.limit, now) };
+        for (place, ((spec, track), total)) in specs.iter().zip(&record.tracks).zip(&before).enumerate() {
+            if total.saturating_add(wanted) > spec.limit {
+                never |= wanted > spec.limit;
+                let free = if wanted > spec.limit { end } else { track.ready(wanted, spec.limit, now) };
                 if free > last {
                     (last, binding) = (free, place);
                 }
@@ -301,7 +301,7 @@ fn decide(
         if let Some(penalty) = charge.penalty_if_refused().filter(|_| last > 0 && !blocked && !never) {
             (block, began) = (block.next(penalty, now), true);
         }
-        if take != ChargeMode::Debt {
+        if mode != ChargeMode::Debt {
             last = last.max(block.until);
         }
         wait = last.saturating_sub(clock);
@@ -309,44 +309,44 @@ fn decide(
         // later, and charged 2/1000 later. The wait counts from the clock, also if that has stepped back and is
         // behind the record's own time.
         let turn = (last + wait / 500).max(now);
-        let reach = |term: &QuotaSpec| match term.rule {
-            Rule::Buckets => turn / term.width <= now / term.width + BUCKETS + 1,
-            Rule::Log => last <= now + term.width,
+        let reach = |spec: &QuotaSpec| match spec.rule {
+            Rule::Buckets => turn / spec.width <= now / spec.width + BUCKETS + 1,
+            Rule::Log => last <= now + spec.width,
             Rule::Gcra => true,
         };
-        let books = matches!(take, ChargeMode::All | ChargeMode::Turns { .. });
+        let books = matches!(mode, ChargeMode::All | ChargeMode::Turns { .. });
         // Do not book a turn on a record whose conversion dropped something: writing it would make the loss
         // permanent.
-        if books && wait <= max_wait && !cut && !never && terms.iter().all(reach) {
+        if books && wait <= max_wait && !cut && !never && specs.iter().all(reach) {
             // A request for turns covers all callers that wait together: they get all that is free at that
             // time.
-            let free = terms
+            let free = specs
                 .iter()
                 .zip(&record.tracks)
-                .map(|(term, track)| term.limit - track.total(last).min(term.limit));
-            let free = if take == ChargeMode::All { cost } else { free.min().unwrap_or(0).min(cost) };
+                .map(|(spec, track)| spec.limit - track.total(last).min(spec.limit));
+            let free = if mode == ChargeMode::All { cost } else { free.min().unwrap_or(0).min(cost) };
             (granted, when) = (free, turn);
         }
-        // Still refused, and other terms hold for the record, now or later: see fits_at.
-        let converted = kept.as_ref().is_some_and(|kept| !kept.counts(terms));
+        // Still refused, and other specs hold for the record, now or later: see fits_at.
+        let converted = stored.as_ref().is_some_and(|stored| !stored.counts(specs));
         if granted == 0 && (converted || after.is_some()) {
-            let held = if take == ChargeMode::Debt { 0 } else { block.until };
-            last = fits_at(kept.as_ref(), terms, wanted, now).max(if never { end } else { 0 }).max(held);
+            let held = if mode == ChargeMode::Debt { 0 } else { block.until };
+            last = fits_at(stored.as_ref(), specs, wanted, now).max(if never { end } else { 0 }).max(held);
             if let Some(after) = after.filter(|after| last >= after.end) {
-                last = fits_at(kept.as_ref(), after.terms, wanted, now).max(after.end).max(held);
+                last = fits_at(stored.as_ref(), after.specs, wanted, now).max(after.end).max(held);
             }
             wait = last.saturating_sub(clock);
         }
     }
-    // A request that is repeated after the end of an override meets its own terms.
+    // A request that is repeated after the end of an override meets its own specs.
     let again = clock.saturating_add(later);
     if let Some(after) = after.filter(|after| later > 0 && after.end <= again) {
-        let last = fits_at(kept.as_ref(), after.terms, cost, now).max(block.until);
+        let last = fits_at(stored.as_ref(), after.specs, cost, now).max(block.until);
         if last > again {
             (granted, wait) = (0, last.saturating_sub(clock));
         }
     }
-    let wrote = take != ChargeMode::Look && granted > 0;
+    let wrote = mode != ChargeMode::Peek && granted > 0;
     if wrote {
         for track in &mut record.tracks {
             track.charge(granted, when, now);
@@ -356,19 +356,19 @@ fn decide(
             binding = least(&totals(&record)).0;
         }
     }
-    let limit = terms.get(binding).map_or(0, |term| term.limit);
+    let limit = specs.get(binding).map_or(0, |spec| spec.limit);
     let total = record.tracks.get(binding).map_or(0, |track| track.total(now));
     let remaining = if block.until > clock { 0 } else { limit.saturating_sub(total) };
     let created_at = record.created_at;
     let reset = record.ends(now).max(block.until).saturating_sub(clock);
     if wrote {
-        *kept = Some(record);
-    } else if let Some(kept) = kept.as_mut().filter(|_| take != ChargeMode::Look) {
-        if !kept.counts(terms) {
-            kept.kept_until = kept.kept_until.max(record.ends(now));
+        *stored = Some(record);
+    } else if let Some(stored) = stored.as_mut().filter(|_| mode != ChargeMode::Peek) {
+        if !stored.counts(specs) {
+            stored.kept_until = stored.kept_until.max(record.ends(now));
         }
         if began {
-            kept.block = block;
+            stored.block = block;
         }
     }
     let stamp = if granted > 0 { ChargeStamp { when, created_at } } else { ChargeStamp::default() };
@@ -383,12 +383,12 @@ mod tests {
     const START: u64 = 1_780_000_000_000_000;
 
     #[test]
-    fn a_block_that_ended_before_a_refund_does_not_come_back_with_a_clock_that_steps_back() {
+    fn a_block_that_ended_before_a_refund_does_not_return_with_a_clock_that_steps_back() {
         let (limits, second) = (MemoryLimits::default(), 1_000_000);
-        let term = QuotaSpec { rule: Rule::Log, limit: 2, width: 600 * second };
+        let spec = QuotaSpec { rule: Rule::Log, limit: 2, width: 600 * second };
         let charge = Charge {
-            terms: &[term],
-            take: ChargeMode::All,
+            specs: &[spec],
+            mode: ChargeMode::All,
             cost: 2,
             charge_at: 0,
             max_wait: 0,
@@ -406,10 +406,10 @@ mod tests {
     #[test]
     fn nor_does_one_that_ended_before_an_override_was_set_or_ended() {
         let (limits, second) = (MemoryLimits::default(), 1_000_000);
-        let term = QuotaSpec { rule: Rule::Log, limit: 2, width: 600 * second };
+        let spec = QuotaSpec { rule: Rule::Log, limit: 2, width: 600 * second };
         let charge = Charge {
-            terms: &[term],
-            take: ChargeMode::All,
+            specs: &[spec],
+            mode: ChargeMode::All,
             cost: 1,
             charge_at: 0,
             max_wait: 0,
@@ -418,7 +418,7 @@ mod tests {
         limits.charge("a", charge, START);
         let penalty = Some(Penalty { first: 3 * second, factor: 1, most: 3 * second });
         assert_eq!(limits.charge("a", Charge { penalty, cost: 2, ..charge }, START).granted, 0);
-        let none = Override { terms: Vec::new(), own: vec![term], lasts: Duration::ZERO };
+        let none = Override { specs: Vec::new(), own: vec![spec], lasts: Duration::ZERO };
         limits.set_override("a", &none, START + 60 * second);
         assert_eq!(limits.charge("a", charge, START + second).granted, 1, "the block was forgotten");
     }

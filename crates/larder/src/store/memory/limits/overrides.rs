@@ -22,7 +22,7 @@ impl RecordTable {
     }
 
     /// Corrects the answers of keys that were refused together. The request is repeated when the longest wait is over,
-    /// so a key whose override has ended by then is judged by the request's own terms. Returns whether one of these
+    /// so a key whose override has ended by then is judged by the request's own specs. Returns whether one of these
     /// keys needs a longer wait.
     pub(super) fn wait_behind_overrides(
         &mut self,
@@ -33,7 +33,7 @@ impl RecordTable {
         let waits = answers.iter().filter(|one| one.granted == 0).map(|one| one.wait);
         let (longest, mut longer) = (waits.max().unwrap_or(0), false);
         for ((name, charge), answer) in charges.iter().zip(answers).filter(|(_, one)| one.label.is_some()) {
-            let later = Charge { take: ChargeMode::Look, charge_at: longest, penalty: None, ..*charge };
+            let later = Charge { mode: ChargeMode::Peek, charge_at: longest, penalty: None, ..*charge };
             let (again, _) = self.charge(name, later, clock);
             if again.granted == 0 && again.wait > longest {
                 (*answer, longer) = (again, true);

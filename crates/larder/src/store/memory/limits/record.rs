@@ -23,38 +23,38 @@ pub(super) struct LimitRecord {
 }
 
 impl LimitRecord {
-    /// Whether it counts by exactly these terms.
-    pub(super) fn counts(&self, terms: &[QuotaSpec]) -> bool {
-        self.tracks.len() == terms.len()
-            && self.tracks.iter().zip(terms).all(|(track, term)| track.counts(*term))
+    /// Whether it counts by exactly these specs.
+    pub(super) fn counts(&self, specs: &[QuotaSpec]) -> bool {
+        self.tracks.len() == specs.len()
+            && self.tracks.iter().zip(specs).all(|(track, spec)| track.counts(*spec))
     }
 
-    /// Returns the track by which a new term counts: the one of the same kind and width; or else the shortest
+    /// Returns the track by which a new spec counts: the one of the same kind and width; or else the shortest
     /// of those that look back at least as far; or else the one that looks back furthest.
-    pub(super) fn source(&self, term: QuotaSpec) -> Option<&Track> {
-        let far = |track: &&Track| track.window() >= term.window();
-        let same = self.tracks.iter().find(|track| track.counts(term));
+    pub(super) fn source(&self, spec: QuotaSpec) -> Option<&Track> {
+        let far = |track: &&Track| track.window() >= spec.window();
+        let same = self.tracks.iter().find(|track| track.counts(spec));
         same.or_else(|| self.tracks.iter().filter(far).min_by_key(|track| track.window()))
             .or_else(|| self.tracks.iter().rev().max_by_key(|track| track.window()))
     }
 
-    /// Makes a record for these terms that counts what the old one does. Also returns whether something that
+    /// Makes a record for these specs that counts what the old one does. Also returns whether something that
     /// still counts was dropped.
-    pub(super) fn converted(old: Option<&Self>, terms: &[QuotaSpec], now: u64) -> (Self, bool) {
+    pub(super) fn converted(old: Option<&Self>, specs: &[QuotaSpec], now: u64) -> (Self, bool) {
         let latest = old.map_or(now, |old| old.latest);
-        let convert = |term: &QuotaSpec| match old.and_then(|old| old.source(*term)) {
-            Some(track @ (Track::Gcra { .. } | Track::Log { .. })) if track.counts(*term) => {
+        let convert = |spec: &QuotaSpec| match old.and_then(|old| old.source(*spec)) {
+            Some(track @ (Track::Gcra { .. } | Track::Log { .. })) if track.counts(*spec) => {
                 (track.clone(), false)
             }
             source => {
-                let events = source.map(|track| track.events(term.window(), latest, now)).unwrap_or_default();
-                Track::from_events(*term, &events, now)
+                let events = source.map(|track| track.events(spec.window(), latest, now)).unwrap_or_default();
+                Track::from_events(*spec, &events, now)
             }
         };
-        let (tracks, cut): (_, Vec<bool>) = terms.iter().map(convert).unzip();
+        let (tracks, cut): (_, Vec<bool>) = specs.iter().map(convert).unzip();
         let cut = cut.contains(&true);
         let created_at = match old {
-            Some(old) if !cut && old.has_all_places_of(terms) => old.created_at,
+            Some(old) if !cut && old.has_all_places_of(specs) => old.created_at,
             Some(old) => now.max(old.created_at + 1),
             None => now,
         };
@@ -62,12 +62,12 @@ impl LimitRecord {
         (Self { latest: now, created_at, tracks, kept_until: 0, needed_until: None, block }, cut)
     }
 
-    /// Whether a conversion to these terms leaves each charge in its place: the quotas are as many, and each counts as
+    /// Whether a conversion to these specs leaves each charge in its place: the quotas are as many, and each counts as
     /// before, except that its buckets can hold more or less.
-    fn has_all_places_of(&self, terms: &[QuotaSpec]) -> bool {
+    fn has_all_places_of(&self, specs: &[QuotaSpec]) -> bool {
         let has_places =
-            |term: &QuotaSpec| self.source(*term).is_some_and(|source| source.has_places_of(*term));
-        self.tracks.len() == terms.len() && terms.iter().all(has_places)
+            |spec: &QuotaSpec| self.source(*spec).is_some_and(|source| source.has_places_of(*spec));
+        self.tracks.len() == specs.len() && specs.iter().all(has_places)
     }
 
     /// Returns when the record may be removed.
@@ -76,15 +76,15 @@ impl LimitRecord {
         counts.max(self.kept_until).max(self.block.remembered())
     }
 
-    /// Returns when nothing counts any more by these terms, which may be others than the record's.
-    pub(super) fn needed(&self, terms: &[QuotaSpec], now: u64) -> u64 {
+    /// Returns when nothing counts any more by these specs, which may be others than the record's.
+    pub(super) fn needed(&self, specs: &[QuotaSpec], now: u64) -> u64 {
         // A debt that is converted later is smaller, and counts from then on.
-        let source = |term: &QuotaSpec| match self.source(*term) {
+        let source = |spec: &QuotaSpec| match self.source(*spec) {
             Some(track @ Track::Gcra { .. }) => track.ends(now),
             _ => 0,
         };
-        let (converted, _) = Self::converted(Some(self), terms, now);
-        terms.iter().map(source).max().unwrap_or(0).max(converted.ends(now))
+        let (converted, _) = Self::converted(Some(self), specs, now);
+        specs.iter().map(source).max().unwrap_or(0).max(converted.ends(now))
     }
 
     /// Returns when nothing counts any more.

@@ -28,7 +28,7 @@ pub(super) struct LimitRecords(Mutex<RecordTable>);
 #[derive(Debug, Clone)]
 pub(super) struct Overridden {
     pub(super) until: u64,
-    pub(super) terms: Vec<QuotaSpec>,
+    pub(super) specs: Vec<QuotaSpec>,
     pub(super) labels: Vec<Label>,
 }
 
@@ -234,10 +234,10 @@ mod tests {
     const START: u64 = 1_780_000_000_000_000;
 
     fn charge(limits: &MemoryLimits, name: &str, seconds: u64, clock: u64) {
-        let term = QuotaSpec { rule: Rule::Buckets, limit: 100, width: seconds * 1_000_000 / 60 };
+        let spec = QuotaSpec { rule: Rule::Buckets, limit: 100, width: seconds * 1_000_000 / 60 };
         let charge = Charge {
-            terms: &[term],
-            take: ChargeMode::All,
+            specs: &[spec],
+            mode: ChargeMode::All,
             cost: 1,
             charge_at: 0,
             max_wait: 0,
@@ -293,10 +293,10 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn overrides_are_gone_after_their_end_though_nothing_is_asked() {
         let limits = MemoryLimits::default();
-        let term = QuotaSpec { rule: Rule::Buckets, limit: 100, width: 1_000_000 };
+        let spec = QuotaSpec { rule: Rule::Buckets, limit: 100, width: 1_000_000 };
         let over = |seconds| Override {
-            terms: vec![(term, Label::default())],
-            own: vec![term],
+            specs: vec![(spec, Label::default())],
+            own: vec![spec],
             lasts: Duration::from_secs(seconds),
         };
         for key in 0..50_000 {

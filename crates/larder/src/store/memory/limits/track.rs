@@ -25,21 +25,21 @@ pub(super) enum Track {
 }
 
 impl Track {
-    pub(super) fn counts(&self, term: QuotaSpec) -> bool {
+    pub(super) fn counts(&self, spec: QuotaSpec) -> bool {
         match self {
             Self::Buckets { most, width, .. } => {
-                term.rule == Rule::Buckets && *most == term.most() && *width == term.width
+                spec.rule == Rule::Buckets && *most == spec.most() && *width == spec.width
             }
-            Self::Log { window, .. } => term.rule == Rule::Log && *window == term.width,
-            Self::Gcra { interval, .. } => term.rule == Rule::Gcra && *interval == term.width,
+            Self::Log { window, .. } => spec.rule == Rule::Log && *window == spec.width,
+            Self::Gcra { interval, .. } => spec.rule == Rule::Gcra && *interval == spec.width,
         }
     }
 
-    /// Whether each charge has the place that the term gives it: the term's own track, or buckets of the same width.
-    pub(super) fn has_places_of(&self, term: QuotaSpec) -> bool {
+    /// Whether each charge has the place that the spec gives it: the spec's own track, or buckets of the same width.
+    pub(super) fn has_places_of(&self, spec: QuotaSpec) -> bool {
         let same_buckets =
-            matches!(self, Self::Buckets { width, .. } if term.rule == Rule::Buckets && *width == term.width);
-        same_buckets || self.counts(term)
+            matches!(self, Self::Buckets { width, .. } if spec.rule == Rule::Buckets && *width == spec.width);
+        same_buckets || self.counts(spec)
     }
 
     /// How far back the track looks. GCRA has no events.
@@ -186,11 +186,11 @@ impl Track {
     }
 
     /// Makes a track that counts these events. Also returns whether something that still counts was dropped.
-    pub(super) fn from_events(term: QuotaSpec, events: &[(u64, u64)], now: u64) -> (Self, bool) {
-        let (width, mut cut) = (term.width, false);
-        let track = match term.rule {
+    pub(super) fn from_events(spec: QuotaSpec, events: &[(u64, u64)], now: u64) -> (Self, bool) {
+        let (width, mut cut) = (spec.width, false);
+        let track = match spec.rule {
             Rule::Buckets => {
-                let (most, current) = (term.most(), now / width);
+                let (most, current) = (spec.most(), now / width);
                 let mut counts = BTreeMap::new();
                 for (time, count) in events {
                     let index = (time / width).min(current + BUCKETS + 1);
@@ -205,20 +205,20 @@ impl Track {
             Rule::Log => {
                 let live = events.iter().filter(|(time, _)| time + width > now);
                 let all = live.flat_map(|(time, count)| {
-                    cut |= *count > term.limit;
-                    std::iter::repeat_n(*time, usize::try_from(*count.min(&term.limit)).unwrap_or(0))
+                    cut |= *count > spec.limit;
+                    std::iter::repeat_n(*time, usize::try_from(*count.min(&spec.limit)).unwrap_or(0))
                 });
                 let mut times: Vec<u64> = all.collect();
-                let excess = times.len().saturating_sub(usize::try_from(term.limit).unwrap_or(usize::MAX));
+                let excess = times.len().saturating_sub(usize::try_from(spec.limit).unwrap_or(usize::MAX));
                 times.drain(..excess);
                 cut |= excess > 0;
                 Self::Log { window: width, times }
             }
             Rule::Gcra => {
-                let live = events.iter().filter(|(time, _)| time + term.window() > now);
+                let live = events.iter().filter(|(time, _)| time + spec.window() > now);
                 let debt: u64 = live.map(|(_, count)| count).sum();
-                cut = debt > term.limit;
-                Self::Gcra { interval: width, arrival: now + debt.min(term.limit) * width }
+                cut = debt > spec.limit;
+                Self::Gcra { interval: width, arrival: now + debt.min(spec.limit) * width }
             }
         };
         (track, cut)
@@ -247,18 +247,18 @@ mod tests {
             const START: u64 = 1_780_000_000_000_000;
             let buckets = |width| QuotaSpec { rule: Rule::Buckets, limit: 1000, width };
             let log = |width| QuotaSpec { rule: Rule::Log, limit: 1000, width };
-            let terms =
+            let specs =
                 [log(60_000_000), log(61_000_000), buckets(1_000_000), buckets(1_000_003), buckets(1_016_667), buckets(7_000_000)];
             let shortest = 60_000_000;
-            let (mut track, _) = Track::from_events(terms[0], &[], START);
+            let (mut track, _) = Track::from_events(specs[0], &[], START);
             let (mut now, mut latest, mut charged) = (START, START, Vec::new());
             for (place, (which, pass)) in steps.into_iter().enumerate() {
                 now += pass;
                 let (converted, cut) =
-                    Track::from_events(terms[which], &track.events(terms[which].window(), latest, now), now);
+                    Track::from_events(specs[which], &track.events(specs[which].window(), latest, now), now);
                 (track, latest) = (converted, now);
                 prop_assert!(!cut);
-                // What is charged meanwhile is charged by the new terms.
+                // What is charged meanwhile is charged by the new specs.
                 for time in charges.iter().skip(place * 3).take(3) {
                     now += time / 100;
                     track.charge(1, now, now);

@@ -53,7 +53,7 @@ async fn a_fence_never_falls_back_even_when_the_lock_was_long_gone() {
 }
 
 #[tokio::test]
-async fn fences_grow_though_the_clock_stands_still_or_is_set_back() {
+async fn fences_grow_though_the_clock_stops_or_is_set_back() {
     let (store, micros) = store();
     pass(&micros, 10 * SECOND);
     let mut last = fence(attempt(&store, 1).await);
@@ -124,7 +124,7 @@ async fn no_attempt_overtakes_the_queue_while_the_lock_is_free() {
 }
 
 #[tokio::test]
-async fn a_confirmation_that_comes_once_more_does_not_shorten_what_was_extended() {
+async fn a_repeated_confirmation_does_not_shorten_what_was_extended() {
     let (store, micros) = store();
     fence(attempt(&store, 1).await);
     attempt(&store, 2).await;

@@ -7,7 +7,7 @@ use crate::store::lock::{LockToken, QueueStatus, QueueTiming};
 use crate::store::permit::{MOST_GRANTS, NUMBER_KEPT, PermitRequest, Taken, WhenTaken, weight};
 
 #[derive(Debug, Clone, Copy)]
-pub(super) enum State {
+pub(super) enum WaiterStage {
     Queued {
         last_heartbeat: Tick,
     },
@@ -19,9 +19,9 @@ pub(super) enum State {
     Claimed,
 }
 
-pub(super) struct Waiter {
+pub(super) struct PermitWaiter {
     pub(super) ticket: u64,
-    pub(super) state: State,
+    pub(super) state: WaiterStage,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -42,7 +42,7 @@ pub(super) struct MemorySemaphore {
     /// Tokens by ticket.
     pub(super) queue: BTreeMap<u64, u64>,
     /// The waiters in the queue, and those that have a claim.
-    pub(super) waiters: HashMap<u64, Waiter>,
+    pub(super) waiters: HashMap<u64, PermitWaiter>,
     pub(super) last_ticket: u64,
     pub(super) last_fence: u64,
 }
@@ -81,7 +81,7 @@ impl MemorySemaphore {
         while let Some((_, token)) = self.ends.first().copied().filter(|(end, _)| *end <= now) {
             self.drop_held(token);
             if let Some(waiter) = self.waiters.get_mut(&token) {
-                waiter.state = State::Lapsed { last_heartbeat: now };
+                waiter.state = WaiterStage::Lapsed { last_heartbeat: now };
                 self.queue.insert(waiter.ticket, token);
             }
         }
@@ -116,7 +116,7 @@ impl MemorySemaphore {
             from = ticket.saturating_add(1);
             let state = self.waiters.get(&token).map(|waiter| waiter.state);
             match state {
-                Some(State::Queued { last_heartbeat }) if now.since(last_heartbeat) <= timing.live => {
+                Some(WaiterStage::Queued { last_heartbeat }) if now.since(last_heartbeat) <= timing.live => {
                     if weight(token) > permits {
                         // The waiter is woken, and its next request learns that it can never be granted.
                         self.forget(token);
@@ -127,12 +127,12 @@ impl MemorySemaphore {
                         return false;
                     }
                     self.queue.remove(&ticket);
-                    self.waiters.insert(token, Waiter { ticket, state: State::Claimed });
+                    self.waiters.insert(token, PermitWaiter { ticket, state: WaiterStage::Claimed });
                     self.hold(token, now.after(timing.claim));
                     woken.push(token);
                     grants += 1;
                 }
-                Some(State::Queued { last_heartbeat } | State::Lapsed { last_heartbeat })
+                Some(WaiterStage::Queued { last_heartbeat } | WaiterStage::Lapsed { last_heartbeat })
                     if now.since(last_heartbeat) <= timing.live * QueueTiming::KEPT => {}
                 _ => {
                     self.queue.remove(&ticket);
@@ -170,9 +170,9 @@ impl MemorySemaphore {
             }
             WhenTaken::Queue { .. } => {
                 self.last_ticket = self.last_ticket.saturating_add(1);
-                let (ticket, state) = (self.last_ticket, State::Queued { last_heartbeat: now });
+                let (ticket, state) = (self.last_ticket, WaiterStage::Queued { last_heartbeat: now });
                 self.queue.insert(ticket, token);
-                self.waiters.insert(token, Waiter { ticket, state });
+                self.waiters.insert(token, PermitWaiter { ticket, state });
                 Taken::Waiting { permits, notified: true }
             }
         }
@@ -210,16 +210,16 @@ impl MemorySemaphore {
         };
         // Without a claim: grant what is free, in the order of the queue, and see whether that gave this
         // attempt one.
-        if !matches!(waiter.state, State::Claimed) {
+        if !matches!(waiter.state, WaiterStage::Claimed) {
             if weight(token) > permits {
                 self.forget(token);
                 return Taken::TooHeavy { permits };
             }
-            waiter.state = State::Queued { last_heartbeat: now };
+            waiter.state = WaiterStage::Queued { last_heartbeat: now };
             self.grant(now, timing, woken);
             woken.retain(|other| *other != token);
             match self.waiters.get(&token).map(|waiter| waiter.state) {
-                Some(State::Claimed) => {}
+                Some(WaiterStage::Claimed) => {}
                 Some(_) if self.take_over(now, token, timing) => {}
                 _ => return Taken::Waiting { permits, notified: true },
             }
@@ -237,12 +237,16 @@ impl MemorySemaphore {
         let Some(ticket) = self.waiters.get(&token).map(|waiter| waiter.ticket) else { return false };
         let soon = self.ends.iter().take_while(|(end, _)| *end <= now.after(timing.claim)).take(MOST_GRANTS);
         let later = soon.filter_map(|(_, other)| {
-            let waiter = self.waiters.get(other).filter(|waiter| matches!(waiter.state, State::Claimed))?;
+            let waiter =
+                self.waiters.get(other).filter(|waiter| matches!(waiter.state, WaiterStage::Claimed))?;
             (waiter.ticket > ticket && weight(*other) == weight(token)).then_some((waiter.ticket, *other))
         });
         let Some((later, other)) = later.max() else { return false };
         self.drop_held(other);
-        self.waiters.insert(other, Waiter { ticket: later, state: State::Lapsed { last_heartbeat: now } });
+        self.waiters.insert(
+            other,
+            PermitWaiter { ticket: later, state: WaiterStage::Lapsed { last_heartbeat: now } },
+        );
         self.queue.insert(later, other);
         self.queue.remove(&ticket);
         true
@@ -257,8 +261,8 @@ impl MemorySemaphore {
     ) -> Vec<QueueStatus> {
         self.expire(now);
         for LockToken { token, .. } in tokens {
-            if let Some(Waiter {
-                state: State::Queued { last_heartbeat } | State::Lapsed { last_heartbeat },
+            if let Some(PermitWaiter {
+                state: WaiterStage::Queued { last_heartbeat } | WaiterStage::Lapsed { last_heartbeat },
                 ..
             }) = self.waiters.get_mut(token)
             {
@@ -268,8 +272,8 @@ impl MemorySemaphore {
         self.grant(now, timing, woken);
         let turn = |ticket: &LockToken| match self.waiters.get(&ticket.token).map(|waiter| waiter.state) {
             None => QueueStatus::Gone,
-            Some(State::Queued { .. }) => QueueStatus::Waits,
-            Some(State::Claimed | State::Lapsed { .. }) => QueueStatus::YourTurn,
+            Some(WaiterStage::Queued { .. }) => QueueStatus::Waits,
+            Some(WaiterStage::Claimed | WaiterStage::Lapsed { .. }) => QueueStatus::YourTurn,
         };
         tokens.iter().map(turn).collect()
     }

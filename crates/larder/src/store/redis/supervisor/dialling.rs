@@ -81,13 +81,13 @@ impl Supervisor {
         let begun = self.login.learned.agreement.generation();
         let broken = Arc::new(Notify::new());
         let on_break = broken.clone();
-        let seen = self.session.as_ref().and_then(SessionHandle::open);
-        let tell = self.session.as_ref().map(|session| session.events(seen));
+        let stamp = self.session.as_ref().and_then(SessionHandle::open);
+        let on_event = self.session.as_ref().map(|session| session.events(stamp));
         let stranded: Arc<AtomicBool> = Arc::default();
         let on_strand = stranded.clone();
         let events = move |event: &Event<'_>| {
-            if let Some(tell) = &tell {
-                tell(event);
+            if let Some(on_event) = &on_event {
+                on_event(event);
             }
             if let Event::Ended { stranded } = event {
                 if *stranded {
@@ -135,13 +135,13 @@ impl Supervisor {
                 Err(_) => return Some(Err(Error::timed_out(self.login.connect_timeout))),
             };
             let armed = is_armed(answers.next().unwrap_or(Reply::Nil), &address.to_string(), self.role());
-            tracked = seen.filter(|_| armed && by == ConnectionUse::Trusted);
-            if let Some(seen) = tracked {
+            tracked = stamp.filter(|_| armed && by == ConnectionUse::Trusted);
+            if let Some(stamp) = tracked {
                 slots = answers.next().and_then(|map| masters(&map));
                 if generation != OF_CLUSTER {
-                    self.login.learned.agreement.keep(generation, session.sessions(), seen);
+                    self.login.learned.agreement.keep(generation, session.sessions(), stamp);
                 }
-                session.renew(seen, sent);
+                session.renew(stamp, sent);
             }
         }
         let live = Arc::new(Live {
@@ -150,7 +150,7 @@ impl Supervisor {
             broken,
             stranded,
             since: Instant::now(),
-            seen: tracked,
+            stamp: tracked,
             sessions: self.session.as_ref().map(|session| session.sessions().clone()),
             role: identity.role,
             generation,

@@ -54,8 +54,8 @@ const SLOTS_EVERY: u32 = 4;
 const WAITED_FOR: Duration = Duration::from_millis(400);
 /// The first and the longest pause between two lookups of a name that leads to a replica. The pause doubles with each
 /// lookup; after a refused request the next lookup follows within the first pause.
-const FIRST_LOOK: Duration = Duration::from_secs(1);
-const LONGEST_LOOK: Duration = Duration::from_secs(30);
+const FIRST_LOOKUP: Duration = Duration::from_secs(1);
+const LONGEST_LOOKUP: Duration = Duration::from_secs(30);
 /// The pause after an attempt to renew the credentials failed.
 const RENEW_AGAIN: Duration = Duration::from_secs(1);
 
@@ -112,16 +112,16 @@ impl Supervisor {
                 self.login.hosts.note_reconnect();
             }
             let since = Instant::now();
-            let seen = live.seen;
+            let stamp = live.stamp;
             let end = self.watch(&live, about, &driver).await;
             // Requests that were queued and not written fail here as unsent, so they may go to the next connection.
             live.connection.give_up();
             drop(live);
             drop(connected);
-            if let (Some(session), Some(seen)) = (&self.session, seen) {
+            if let (Some(session), Some(stamp)) = (&self.session, stamp) {
                 // The connection may still be open on the server, but nothing renews its session any more. End the
                 // session's generation, so that earlier reads are invalid.
-                session.end(seen);
+                session.end(stamp);
             }
             // Decide whether callers wait for the next dial, and how long the supervisor pauses before it.
             let server = describe(&self.destination);
@@ -179,7 +179,7 @@ impl Supervisor {
     async fn beat(
         &self,
         connection: &Connection,
-        seen: Option<ReadStamp>,
+        stamp: Option<ReadStamp>,
         ask_role: AskRole,
     ) -> Result<Option<Role>, RequestFailure> {
         let sent = self.session.as_ref().map(SessionHandle::moment);
@@ -187,10 +187,10 @@ impl Supervisor {
         let requests = asks.then(|| ask_role.command()).into_iter().collect();
         let answers = self.time.ask(connection, requests, || self.whose()).await?;
         let role = answers.first().and_then(|answer| ask_role.read(answer));
-        if let (Some(session), Some(sent), Some(seen)) = (&self.session, sent, seen)
+        if let (Some(session), Some(sent), Some(stamp)) = (&self.session, sent, stamp)
             && role != Some(Role::Replica)
         {
-            session.renew(seen, sent);
+            session.renew(stamp, sent);
         }
         Ok(role)
     }
@@ -203,10 +203,11 @@ impl Supervisor {
         let of_cluster = self.kind == LinkKind::OfCluster;
         // A replica's first link looks up whether the name leads to a master by now. The lookup runs beside the
         // heartbeats, so that it never delays one.
-        let looks = self.kind == LinkKind::First && self.destination.moves() && about.identity.is_replica();
-        let (mut look, mut look_pause) = (Instant::now() + FIRST_LOOK, FIRST_LOOK);
+        let repeats_lookup =
+            self.kind == LinkKind::First && self.destination.moves() && about.identity.is_replica();
+        let (mut next_lookup, mut lookup_pause) = (Instant::now() + FIRST_LOOKUP, FIRST_LOOKUP);
         // At most one lookup and one authentication are under way; both run beside the heartbeats too.
-        let mut looking = OptionFuture::default();
+        let mut lookup = OptionFuture::default();
         let mut renewing = OptionFuture::default();
         let mut renew_after = Instant::now();
         let period = if self.session.is_some() { TRACKED_HEARTBEAT } else { HEARTBEAT };
@@ -220,8 +221,8 @@ impl Supervisor {
                 _ = moves.wait_for(|generation| *generation != live.generation), if !of_cluster => {
                     return End::Moved;
                 }
-                Some(found) = &mut looking => {
-                    looking = OptionFuture::default();
+                Some(found) = &mut lookup => {
+                    lookup = OptionFuture::default();
                     if matches!(found, Ok(Identity { role: Some(Role::Master), .. })) {
                         agreement.move_from(live.generation, &server, "its name leads to a master now");
                     }
@@ -238,15 +239,15 @@ impl Supervisor {
                     }
                     continue;
                 }
-                () = agreement.refused(), if looks => {
-                    look = look.min(Instant::now() + FIRST_LOOK);
+                () = agreement.refused(), if repeats_lookup => {
+                    next_lookup = next_lookup.min(Instant::now() + FIRST_LOOKUP);
                     continue;
                 }
                 _ = heartbeat.tick() => {}
             }
             // Send the heartbeat, and react to a changed role or to silence.
             let progress = live.connection.progress();
-            match timeout(HEARTBEAT, self.beat(&live.connection, live.seen, about.identity.ask_role)).await {
+            match timeout(HEARTBEAT, self.beat(&live.connection, live.stamp, about.identity.ask_role)).await {
                 Ok(Err(_)) => return end_of(live),
                 Ok(Ok(role)) => {
                     missed = 0;
@@ -268,10 +269,10 @@ impl Supervisor {
                 return End::Moved;
             }
             // Start the lookup of the name and the renewal of credentials when they are due.
-            if looks && Instant::now() >= look {
-                look_pause = (look_pause * 2).min(LONGEST_LOOK);
-                look = Instant::now() + look_pause;
-                looking = Some(Box::pin(look_up(&self.destination, &self.login))).into();
+            if repeats_lookup && Instant::now() >= next_lookup {
+                lookup_pause = (lookup_pause * 2).min(LONGEST_LOOKUP);
+                next_lookup = Instant::now() + lookup_pause;
+                lookup = Some(Box::pin(look_up(&self.destination, &self.login))).into();
             }
             if let (Some(source), Some(kept)) = (&self.login.credentials, &about.credentials)
                 && source.is_due(kept)
@@ -297,15 +298,15 @@ impl Supervisor {
     fn was_divided(&self, live: &Live) -> bool {
         self.session
             .as_ref()
-            .zip(live.seen)
-            .is_some_and(|(session, seen)| !session.sessions().is_current(seen))
+            .zip(live.stamp)
+            .is_some_and(|(session, stamp)| !session.sessions().is_current(stamp))
     }
 
     /// Returns whether the server still serves the same slots. A cluster node that has given slots away may go on
     /// answering, but it no longer gets the writes to them, and so sends no invalidations. Costs one round trip every
     /// few heartbeats.
     async fn still_serves(&self, live: &Live, beats: u32, slots: &mut Option<Vec<Vec<Reply>>>) -> bool {
-        let Some(session) = self.session.as_ref().filter(|_| live.seen.is_some()) else { return true };
+        let Some(session) = self.session.as_ref().filter(|_| live.stamp.is_some()) else { return true };
         if !session.of_cluster() || !beats.is_multiple_of(SLOTS_EVERY) {
             return true;
         }

@@ -1,20 +1,20 @@
 -- Charges all quotas of one key together, all or none, or replies what a charge would do.
 -- KEYS: 1 the record, see limit.lua
--- ARGV: 1 the request, all numbers big-endian: the cost (4), the number of terms (1), for each term its unit
+-- ARGV: 1 the request, all numbers big-endian: the cost (4), the number of specs (1), for each spec its unit
 --   (6, kind and width as in a record) and its limit (4), and in decimal digits how many milliseconds the
 --   record is to live. 2 the options, left out to charge all or nothing now:
 --     what to take (1), a ChargeMode: ALL or nothing (1); as much as fits, up to the cost (2); at most HALF of
---     what is left (3); LOOK, which charges nothing (4); TURNS, as much as fits now or at the earliest possible
+--     what is left (3); PEEK, which charges nothing (4); TURNS, as much as fits now or at the earliest possible
 --     time (5); DEBT, up to twice the limit (6)
---     the delay in microseconds after which the charge counts; with LOOK, after which the request is repeated (7)
+--     the delay in microseconds after which the charge counts; with PEEK, after which the request is repeated (7)
 --     max_wait, for how many microseconds in the future a turn may be booked (7)
 --     the least that HALF and TURNS take (4)
 --     then, or alone, the penalty if a refusal blocks the key: for how many microseconds (7), by what factor
 --     each further block is longer (1), and the longest block in microseconds (7)
--- Reply: the permits granted (4), the term that decided, from 0 (1), what is left of that term (4),
+-- Reply: the permits granted (4), the spec that decided, from 0 (1), what is left of that spec (4),
 --   microseconds until all permits are back (7). Then for a refusal the microseconds to wait (7); for a grant
 --   the time that was charged (7), the record's creation time (7) and, if a turn was booked, the microseconds
---   until that turn (7). If an override decided, the program's label of the deciding term follows (15)
+--   until that turn (7). If an override decided, the program's label of the deciding spec follows (15)
 --
 -- The cost of a decision is mostly calls to the server, new functions and new strings. So the usual requests
 -- are decided here, in straight code: buckets and logs of the record's own quotas, all or nothing, now.
@@ -32,10 +32,10 @@ local time = redis.call('TIME')
 local clock = time[1] * 1000000 + time[2]
 local record = call('GET', KEYS[1])
 
-local cost, terms, unit, limit = read('>I4BI6I4', ask)
-local latest, created_at, tracks, found, total, rest = clock, clock, terms, unit, 0, 0
+local cost, specs, unit, limit = read('>I4BI6I4', ask)
+local latest, created_at, tracks, found, total, rest = clock, clock, specs, unit, 0, 0
 -- What is in front of the record of a key that has an override or was blocked: `base` is its length, `over` and
--- `blocked` are the times at which the override and the block end. The terms are the request's or the override's.
+-- `blocked` are the times at which the override and the block end. The specs are the request's or the override's.
 local base, over, blocked = 0, 0, 0
 local given, from, step = ask, 6, 10
 if record then
@@ -47,15 +47,15 @@ if record then
     if #record > base and (over == 0 or over > clock) and (level == 0 or clock < blocked + quiet * 1000000) then
       tracks, latest, created_at, found, total, rest = read('>BI7I7I6I4I4', record, base + 1)
       if over > 0 then
-        given, from, step, terms = record, 31, 25, many
+        given, from, step, specs = record, 31, 25, many
         unit, limit = read('>I6I4', record, 31)
       end
     end
   end
 end
-local looks = ARGV[2] and sub(ARGV[2], 1, 8) == '\4\0\0\0\0\0\0\0'
+local peeks = ARGV[2] and sub(ARGV[2], 1, 8) == '\4\0\0\0\0\0\0\0'
 -- A clock that steps back must not open a window again: charge_any.lua uses the record's own time then.
-local usual = tracks == terms and latest <= clock and (not ARGV[2] or looks or #ARGV[2] == 15)
+local usual = tracks == specs and latest <= clock and (not ARGV[2] or peeks or #ARGV[2] == 15)
 
 -- A record of two tracks, with the length of each part in bytes:
 --
@@ -72,19 +72,19 @@ local usual = tracks == terms and latest <= clock and (not ARGV[2] or looks or #
 --   from LOGS on      entries   0                                                    the time of each entry, 4, 5 or 6
 --   else: GCRA        arrival time 8, in total and rest together                     nothing
 --
--- The loop handles one term and its track at a time. `at` is where the track's body begins. Bodies before `kept` are in
+-- The loop handles one spec and its track at a time. `at` is where the track's body begins. Bodies before `kept` are in
 -- `bodies` with their changes; those from `kept` on are unchanged so far. `usual` ends as false where charge_any.lua
 -- must decide; until then nothing is written.
-local term, at = 0, base + HEADER + HEAD * terms + 1
+local spec, at = 0, base + HEADER + HEAD * specs + 1
 local kept, bodies = at, nil
--- The new heads. A single term needs no table.
-local heads = terms > 1 and { terms, clock, created_at, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0 }
+-- The new heads. A single spec needs no table.
+local heads = specs > 1 and { specs, clock, created_at, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0 }
 -- `renews`: whether the longest window has moved by a sixth since the last charge: then the time to live is set again.
 local refused, binding, remains, ready, longest, renews = false, 0, 4294967296, 0, 0, false
 -- When all permits are back: if nothing is charged, and if the cost is charged.
 local back_uncharged, back_charged = clock, clock
 while usual do
-  -- For this term: `body` is the changed body, `free` is when a refused cost fits, `room` is what is left,
+  -- For this spec: `body` is the changed body, `free` is when a refused cost fits, `room` is what is left,
   -- `turn` is whether the window has moved by a sixth. `stop` is where the body ends. `ends` and `after` are
   -- when all is back, without this charge and with it.
   local body, free, width, room, turn = nil, 0, nil, nil, not record
@@ -141,7 +141,7 @@ while usual do
         if place > stop then
           place = stop
         end
-        local current_at = base + HEADER + HEAD * term + 11
+        local current_at = base + HEADER + HEAD * spec + 11
         counts = sub(record, place, stop - 1) .. sub(record, current_at, current_at + size - 1)
         if moved > 1 then
           counts = counts .. string.rep('\0', (moved - 1) * size)
@@ -230,50 +230,50 @@ while usual do
     usual = false
     break
   end
-  -- Of the terms that refuse, the one that is free last decides. Of those that grant, the one with the least
+  -- Of the specs that refuse, the one that is free last decides. Of those that grant, the one with the least
   -- left.
   if free > 0 then
     if free > ready then
-      ready, binding, remains = free, term, room > 0 and room or 0
+      ready, binding, remains = free, spec, room > 0 and room or 0
     end
     refused = true
   elseif not refused then
     if room - cost < remains then
-      binding, remains = term, room - cost
+      binding, remains = spec, room - cost
     end
     if body then
       bodies = at > kept and (bodies or '') .. sub(record, kept, at - 1) .. body or bodies and bodies .. body or body
       kept = stop
     end
     if heads then
-      local place = 3 * term
+      local place = 3 * spec
       heads[place + 4], heads[place + 5], heads[place + 6] = unit, total, rest
     end
   end
-  -- On to the next term.
+  -- On to the next spec.
   if ends > back_uncharged then
     back_uncharged = ends
   end
   if after > back_charged then
     back_charged = after
   end
-  term = term + 1
-  if term == terms then
+  spec = spec + 1
+  if spec == specs then
     break
   end
   at = stop
-  unit, limit = read('>I6I4', given, from + step * term)
+  unit, limit = read('>I6I4', given, from + step * spec)
   if record then
-    found, total, rest = read('>I6I4I4', record, base + HEADER + HEAD * term + 1)
+    found, total, rest = read('>I6I4I4', record, base + HEADER + HEAD * spec + 1)
   else
     found, total, rest = unit, 0, 0
   end
 end
--- The reply: a refusal, if no turn is to be booked and no penalty is due; or what a LOOK finds; or a grant, which
+-- The reply: a refusal, if no turn is to be booked and no penalty is due; or what a PEEK finds; or a grant, which
 -- writes the record.
 local is_blocked = blocked > clock
 local label = over > 0 and sub(record, 41 + 25 * binding, 55 + 25 * binding) or ''
-if usual and (is_blocked or refused and (looks or not ARGV[2])) then
+if usual and (is_blocked or refused and (peeks or not ARGV[2])) then
   if is_blocked then
     ready, back_uncharged, remains = math.max(ready, blocked), math.max(back_uncharged, blocked), 0
   end
@@ -281,16 +281,16 @@ if usual and (is_blocked or refused and (looks or not ARGV[2])) then
   if over == 0 or ready < over then
     return pack('>I4BI4I7I7', 0, binding, remains, back_uncharged - clock, ready - clock) .. label
   end
-elseif usual and looks then
+elseif usual and peeks then
   return pack('>I4BI4I7I7I7', cost, binding, remains + cost, back_uncharged - clock, clock, created_at) .. label
 elseif usual and not refused and not (renews and base > 0) then
   local written
-  if terms == 1 then
+  if specs == 1 then
     written = pack('>BI7I7I6I4I4', 1, clock, created_at, unit, total, rest)
-  elseif terms == 4 then
+  elseif specs == 4 then
     written = pack('>BI7I7I6I4I4I6I4I4I6I4I4I6I4I4', unpack(heads))
   else
-    written = pack('>BI7I7' .. string.rep('I6I4I4', terms), unpack(heads))
+    written = pack('>BI7I7' .. string.rep('I6I4I4', specs), unpack(heads))
   end
   bodies = bodies or ''
   if record and not renews and #written + #bodies == kept - 1 - base then
@@ -299,7 +299,7 @@ elseif usual and not refused and not (renews and base > 0) then
   else
     written = written .. bodies .. (record and kept <= #record and sub(record, kept) or '')
     if renews then
-      call('SET', KEYS[1], written, 'PX', sub(ask, 6 + 10 * terms))
+      call('SET', KEYS[1], written, 'PX', sub(ask, 6 + 10 * specs))
     else
       call('SET', KEYS[1], base > 0 and sub(record, 1, base) .. written or written, 'KEEPTTL')
     end

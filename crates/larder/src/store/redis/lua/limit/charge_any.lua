@@ -1,44 +1,44 @@
 -- Decides what charge.lua has not: the whole rule, for records and requests of every kind. It follows charge.lua in
 -- one script, and uses its locals.
 -- KEYS: 1 the record, see limit.lua
--- ARGV: 1 the request, all numbers big-endian: the cost (4), the number of terms (1), for each term its unit (6) and
+-- ARGV: 1 the request, all numbers big-endian: the cost (4), the number of specs (1), for each spec its unit (6) and
 --   its limit (4), and in decimal digits how many milliseconds the record is to live. 2 the options, left out to
 --   charge all or nothing now: what to take (1), the delay in microseconds (7), max_wait in microseconds (7), the
 --   least that HALF and TURNS take (4); then, or alone, the penalty of a refusal: the microseconds of a block (7), its
 --   factor (1), the longest block in microseconds (7)
--- Reply: the permits granted (4), the term that decided, from 0 (1), what is left of that term (4), microseconds until
+-- Reply: the permits granted (4), the spec that decided, from 0 (1), what is left of that spec (4), microseconds until
 --   all permits are back (7). Then for a refusal the microseconds to wait (7); for a grant the time that was charged
 --   (7), the record's creation time (7) and, if a turn was booked, the microseconds until that turn (7). If an override
---   decided, the program's label of the deciding term follows (15)
+--   decided, the program's label of the deciding spec follows (15)
 -- include limit/limit.lua: BUCKETS, MOST, over, over_lives, blocked, level, quiet, before_record, latest,
---   created_at, now, terms_from, terms_at, entry, stamp, entries_until, resize, events_of, ends, put, cut,
+--   created_at, now, specs_from, specs_at, entry, stamp, entries_until, resize, events_of, ends, put, cut,
 --   tracks_for, written
-local ALL, HALF, LOOK, TURNS, DEBT = 1, 3, 4, 5, 6
-local take, delay, max_wait, least = ALL, 0, 0, 1
+local ALL, HALF, PEEK, TURNS, DEBT = 1, 3, 4, 5, 6
+local mode, delay, max_wait, least = ALL, 0, 0, 1
 local more = ARGV[2] or ''
 if #more ~= 15 and more ~= '' then
-  take, delay, max_wait, least = struct.unpack('>BI7I7I4', more)
+  mode, delay, max_wait, least = struct.unpack('>BI7I7I4', more)
 end
--- The delay of a LOOK is how much later the request is repeated.
-local later = take == LOOK and delay or 0
-if take == LOOK then
+-- The delay of a PEEK is how much later the request is repeated.
+local later = mode == PEEK and delay or 0
+if mode == PEEK then
   delay = 0
 end
-local terms = terms_at(5)
--- A batch of permits is charged after a delay, when its lease ends. The override may have a window shorter
+local specs = specs_at(5)
+-- A batch of permits is charged after a delay, when its span ends. The override may have a window shorter
 -- than that, or pace by GCRA. Then only what is used at once is taken, and charged now.
-for _, term in ipairs(delay > 0 and terms or {}) do
-  if delay > (term.kind <= 1 and term.width * BUCKETS or term.kind == 4 and term.width or 0) then
-    delay, cost = 0, take == HALF and least or cost
+for _, spec in ipairs(delay > 0 and specs or {}) do
+  if delay > (spec.kind <= 1 and spec.width * BUCKETS or spec.kind == 4 and spec.width or 0) then
+    delay, cost = 0, mode == HALF and least or cost
   end
 end
-local tracks, same = tracks_for(terms)
+local tracks, same = tracks_for(specs)
 local translated = record and not same
 -- A conversion makes another record: a refund of what the tracks before it counted would take from other callers, too.
 -- It does not if each charge stays in its place: the quotas are as many, and each counts as before, except that its
 -- buckets can hold more or less.
 if translated then
-  local in_place = string.byte(record, 1) == #terms and not cut
+  local in_place = string.byte(record, 1) == #specs and not cut
   for _, track in ipairs(tracks) do
     local source = track.source
     in_place = in_place and (not source or track.counts and source.counts and source.width == track.width)
@@ -130,33 +130,33 @@ local function charge(track, when, many)
 end
 
 -- Returns when `most` permits fit, or all of a limit that is lower, if nothing is charged until then. A record of other
--- quotas is converted at that future time, not now: its paced debt is smaller by then, and the term's own pace does not
+-- quotas is converted at that future time, not now: its paced debt is smaller by then, and the spec's own pace does not
 -- apply to it yet.
-local function fits_at(terms, tracks, most)
+local function fits_at(specs, tracks, most)
   local last = 0
-  for place, term in ipairs(terms) do
-    local track, wanted = tracks[place], math.min(most, term.limit)
-    local source, width = track.source, term.width
-    if total_of(track) + wanted > term.limit then
+  for place, spec in ipairs(specs) do
+    local track, wanted = tracks[place], math.min(most, spec.limit)
+    local source, width = track.source, spec.width
+    if total_of(track) + wanted > spec.limit then
       local free = now
       if source and source.arrival then
-        free = source.arrival - (term.limit - wanted) * source.width
-      elseif source and term.kind <= 3 then
+        free = source.arrival - (spec.limit - wanted) * source.width
+      elseif source and spec.kind <= 3 then
         -- By the events, not by the buckets: a bucket ahead is as near as the body reaches, and would move with `now`.
-        local window = width * (term.kind == 3 and term.limit or BUCKETS)
+        local window = width * (spec.kind == 3 and spec.limit or BUCKETS)
         local left, events = 0, events_of(source, window)
         for _, event in ipairs(events) do
-          event[1] = term.kind == 3 and event[1] + window
+          event[1] = spec.kind == 3 and event[1] + window
             or (math.floor(event[1] / width) + BUCKETS + 1) * width
           left = left + (event[1] > now and event[2] or 0)
         end
         for _, event in ipairs(events) do
-          if event[1] > now and left + wanted > term.limit then
+          if event[1] > now and left + wanted > spec.limit then
             left, free = left - event[2], event[1]
           end
         end
       else
-        free = ready(track, term.limit, wanted)
+        free = ready(track, spec.limit, wanted)
       end
       last = math.max(last, free)
     end
@@ -164,37 +164,37 @@ local function fits_at(terms, tracks, most)
   return last
 end
 
--- How much fits: `room` is what is left of the term that has the least left.
+-- How much fits: `room` is what is left of the spec that has the least left.
 local room, binding = math.huge, 1
-for place, term in ipairs(terms) do
-  local left = term.limit - total_of(tracks[place])
+for place, spec in ipairs(specs) do
+  local left = spec.limit - total_of(tracks[place])
   if left < room then
     room, binding = left, place
   end
 end
 local granted, wanted = cost, cost
-if take == ALL or take == LOOK then
+if mode == ALL or mode == PEEK then
   granted = room >= cost and cost or 0
-elseif take == DEBT then
+elseif mode == DEBT then
   -- These permits were used already: charge up to twice the limit, and no more than a count can hold. Charge none on a
   -- record whose conversion dropped something: writing it would make the loss permanent.
   wanted, granted = 1, cut and 0 or cost
-  for place, term in ipairs(terms) do
+  for place, spec in ipairs(specs) do
     local track = tracks[place]
-    granted = math.min(granted, math.max(2 * term.limit - track.total, 0))
+    granted = math.min(granted, math.max(2 * spec.limit - track.total, 0))
     if track.counts then
       local count = track.counts[math.floor(now / track.width) - track.first + 1] or 0
       granted = math.min(granted, MOST[track.kind] - count)
     end
   end
 else
-  wanted = (take == HALF or take == TURNS) and least or 1
-  granted = take == HALF and math.max(math.ceil(room / 2), least) or room
+  wanted = (mode == HALF or mode == TURNS) and least or 1
+  granted = mode == HALF and math.max(math.ceil(room / 2), least) or room
   granted = room >= wanted and math.min(cost, granted) or 0
 end
 
 -- A block refuses everything but a debt, which was used already.
-local held = blocked > clock and take ~= DEBT
+local held = blocked > clock and mode ~= DEBT
 if held then
   granted = 0
 end
@@ -203,13 +203,13 @@ end
 local when, wait, never, began = now + delay, 0, false, false
 if granted == 0 then
   local last = 0
-  for place, term in ipairs(terms) do
-    if tracks[place].total + wanted > term.limit then
+  for place, spec in ipairs(specs) do
+    if tracks[place].total + wanted > spec.limit then
       local free = over
-      if wanted > term.limit then
+      if wanted > spec.limit then
         never = true
       else
-        free = ready(tracks[place], term.limit, wanted)
+        free = ready(tracks[place], spec.limit, wanted)
       end
       if free > last then
         last, binding = free, place
@@ -221,59 +221,59 @@ if granted == 0 then
     blocked = now + math.min(first * factor ^ level, longest)
     level, quiet, began = math.min(level + 1, 255), math.ceil(longest / 1000000), true
   end
-  if take ~= DEBT then
+  if mode ~= DEBT then
     last = math.max(last, blocked)
   end
   wait = math.max(last - clock, 0)
   -- Do not book a turn on a record whose conversion dropped something: writing it would make the loss
   -- permanent.
-  if (take == ALL or take == TURNS) and wait <= max_wait and not cut and not never then
+  if (mode == ALL or mode == TURNS) and wait <= max_wait and not cut and not never then
     granted = cost
     -- A request for TURNS covers all callers that wait together in one process: they get all that is free at
     -- that time.
-    for place, term in ipairs(take == TURNS and terms or {}) do
-      granted = math.min(granted, room_at(tracks[place], term.limit, last))
+    for place, spec in ipairs(mode == TURNS and specs or {}) do
+      granted = math.min(granted, room_at(tracks[place], spec.limit, last))
     end
     -- The waiter measures the wait by a clock that may be slow. So the turn is used 1/1000 of the wait later,
     -- and charged 2/1000 later. The wait counts from the server's clock, also if that has stepped back and is
     -- behind the record's own time.
     when = math.max(last + math.floor(wait / 500), now)
-    for _, term in ipairs(terms) do
-      local width = term.width
-      if (term.kind <= 1 and math.floor(when / width) > math.floor(now / width) + BUCKETS + 1)
-        or (term.kind == 4 and last > now + width) then
+    for _, spec in ipairs(specs) do
+      local width = spec.width
+      if (spec.kind <= 1 and math.floor(when / width) > math.floor(now / width) + BUCKETS + 1)
+        or (spec.kind == 4 and last > now + width) then
         granted = 0
       end
     end
   end
   if granted == 0 and (translated or over > 0) then
-    local held_until = take == DEBT and 0 or blocked
-    last = math.max(fits_at(terms, tracks, wanted), never and over or 0, held_until)
-    -- When the override ends, the request's own terms hold.
+    local held_until = mode == DEBT and 0 or blocked
+    last = math.max(fits_at(specs, tracks, wanted), never and over or 0, held_until)
+    -- When the override ends, the request's own specs hold.
     if over > 0 and last >= over then
-      local own = terms_from(5)
+      local own = specs_from(5)
       last = math.max(fits_at(own, (tracks_for(own)), wanted), over, held_until)
     end
     wait = math.max(last - clock, 0)
   end
 end
 
--- If the request is repeated after the end of an override, its own terms decide.
+-- If the request is repeated after the end of an override, its own specs decide.
 if later > 0 and over > 0 and over <= clock + later then
-  local own = terms_from(5)
+  local own = specs_from(5)
   local last = math.max(fits_at(own, (tracks_for(own)), cost), blocked)
   if last > clock + later then
     granted, wait = 0, last - clock
   end
 end
 
--- Charge, and see which term has the least left.
-if granted > 0 and take ~= LOOK then
+-- Charge, and see which spec has the least left.
+if granted > 0 and mode ~= PEEK then
   room, latest = math.huge, now
-  for place, term in ipairs(terms) do
+  for place, spec in ipairs(specs) do
     charge(tracks[place], when, granted)
-    if wait == 0 and term.limit - tracks[place].total < room then
-      room, binding = term.limit - tracks[place].total, place
+    if wait == 0 and spec.limit - tracks[place].total < room then
+      room, binding = spec.limit - tracks[place].total, place
     end
   end
 end
@@ -281,17 +281,17 @@ local all_back = math.max(clock, blocked)
 for _, track in ipairs(tracks) do
   all_back = math.max(all_back, ends(track))
 end
-local remains = blocked > clock and 0 or math.max(terms[binding].limit - tracks[binding].total, 0)
+local remains = blocked > clock and 0 or math.max(specs[binding].limit - tracks[binding].total, 0)
 local remembered = blocked + quiet * 1000000
-if granted > 0 and take ~= LOOK then
+if granted > 0 and mode ~= PEEK then
   -- The record lives for as long as charge.lua relies on, counted from the record's own time, and until
   -- everything in it has ended. One millisecond more than that, because the rest of the current one is lost
   -- and the time to live counts from before the script.
-  local lives = over > 0 and over_lives or string.sub(ask, 6 + 10 * #terms)
+  local lives = over > 0 and over_lives or string.sub(ask, 6 + 10 * #specs)
   lives = lives + math.ceil((now - clock) / 1000)
   lives = math.max(lives, math.ceil((math.max(all_back, over, remembered) - clock) / 1000) + 1)
   redis.call('SET', KEYS[1], before_record() .. written(tracks), 'PX', string.format('%d', lives))
-elseif (translated or began) and take ~= LOOK then
+elseif (translated or began) and mode ~= PEEK then
   if began then
     redis.call('SET', KEYS[1], before_record() .. (record or ''), 'KEEPTTL')
   end
@@ -310,4 +310,4 @@ elseif wait == 0 then
 else
   answer = struct.pack('>I4BI4I7I7I7I7', granted, binding - 1, remains, all_back - clock, when, created_at, wait)
 end
-return answer .. (terms[binding].label or '')
+return answer .. (specs[binding].label or '')

@@ -22,17 +22,17 @@
 --     times within a window, or 6 if a permit lies in the future.
 local KIND, BUCKETS, MOST = 35184372088832, 60, { [0] = 65535, 4294967295 }
 -- A record whose key has an override or was blocked begins with: 255 (1), the length of this part (2), the
--- end of the override (7), how many milliseconds a record lives under it (7), the number of its terms (1);
+-- end of the override (7), how many milliseconds a record lives under it (7), the number of its specs (1);
 -- the end of the block (7), how many blocks there were (1), for how many seconds after a block's end the next
--- one is a further one (4); and for each term its unit (6), its limit (4) and the program's label (15). What
+-- one is a further one (4); and for each spec its unit (6), its limit (4) and the program's label (15). What
 -- has ended is dropped here.
-local over, over_lives, over_terms = 0, 0, ''
+local over, over_lives, over_specs = 0, 0, ''
 local blocked, level, quiet = 0, 0, 0
 if record and string.byte(record, 1) == 255 then
   local length, _
   length, over, over_lives, _, blocked, level, quiet = struct.unpack('>I2I7I7BI7BI4', record, 2)
   if over > clock then
-    over_terms = string.sub(record, 31, length)
+    over_specs = string.sub(record, 31, length)
   else
     over, over_lives = 0, 0
   end
@@ -48,38 +48,38 @@ local function before_record()
   if over == 0 and level == 0 then
     return ''
   end
-  local many = #over_terms / 25
-  local head = struct.pack('>BI2I7I7BI7BI4', 255, 30 + #over_terms, over, over_lives, many, blocked, level, quiet)
-  return head .. over_terms
+  local many = #over_specs / 25
+  local head = struct.pack('>BI2I7I7BI7BI4', 255, 30 + #over_specs, over, over_lives, many, blocked, level, quiet)
+  return head .. over_specs
 end
 local latest = record and struct.unpack('>I7', record, 2) or clock
 local created_at = record and struct.unpack('>I7', record, 9) or clock
 local now = clock > latest and clock or latest
 
--- The terms of a request, which begin at `place`: their number (1), and for each its unit (6) and its limit
+-- The specs of a request, which begin at `place`: their number (1), and for each its unit (6) and its limit
 -- (4). Kinds are 0, 1, 3, and 4 for a log of any entry size.
-local function terms_from(place)
-  local terms = {}
-  for term = 1, string.byte(ask, place) do
-    local unit, limit = struct.unpack('>I6I4', ask, place + 10 * term - 9)
+local function specs_from(place)
+  local specs = {}
+  for spec = 1, string.byte(ask, place) do
+    local unit, limit = struct.unpack('>I6I4', ask, place + 10 * spec - 9)
     local width = unit % KIND
-    terms[term] = { kind = math.min(math.floor(unit / KIND), 4), width = width, limit = limit }
+    specs[spec] = { kind = math.min(math.floor(unit / KIND), 4), width = width, limit = limit }
   end
-  return terms
+  return specs
 end
 
--- The terms that hold for the key: those of its override, or else those of the request.
-local function terms_at(place)
+-- The specs that hold for the key: those of its override, or else those of the request.
+local function specs_at(place)
   if over == 0 then
-    return terms_from(place)
+    return specs_from(place)
   end
-  local terms = {}
-  for from = 1, #over_terms, 25 do
-    local unit, limit = struct.unpack('>I6I4', over_terms, from)
-    local kind, label = math.min(math.floor(unit / KIND), 4), string.sub(over_terms, from + 10, from + 24)
-    terms[#terms + 1] = { kind = kind, width = unit % KIND, limit = limit, label = label }
+  local specs = {}
+  for from = 1, #over_specs, 25 do
+    local unit, limit = struct.unpack('>I6I4', over_specs, from)
+    local kind, label = math.min(math.floor(unit / KIND), 4), string.sub(over_specs, from + 10, from + 24)
+    specs[#specs + 1] = { kind = kind, width = unit % KIND, limit = limit, label = label }
   end
-  return terms
+  return specs
 end
 
 -- The time of a log's nth entry. At the time `known` each entry was within the window, or in the future and 6
@@ -218,13 +218,13 @@ end
 -- Whether a conversion dropped something that still counts.
 local cut = false
 
-local function buckets_from(term, events)
-  local track = { kind = term.kind, width = term.width, counts = {}, first = 0, total = 0 }
-  local current = math.floor(now / term.width)
+local function buckets_from(spec, events)
+  local track = { kind = spec.kind, width = spec.width, counts = {}, first = 0, total = 0 }
+  local current = math.floor(now / spec.width)
   for _, event in ipairs(events) do
-    local index = math.min(math.floor(event[1] / term.width), current + BUCKETS + 1)
+    local index = math.min(math.floor(event[1] / spec.width), current + BUCKETS + 1)
     if index >= current - BUCKETS then
-      local room = MOST[term.kind] - (track.counts[index - track.first + 1] or 0)
+      local room = MOST[spec.kind] - (track.counts[index - track.first + 1] or 0)
       cut = cut or event[2] > room
       put(track, index, math.min(event[2], room))
     end
@@ -232,14 +232,14 @@ local function buckets_from(term, events)
   return track
 end
 
-local function log_from(term, events)
+local function log_from(spec, events)
   -- The newest entries are kept, so they are collected first and put in order at the end.
   local entries, count = {}, 0
-  local size = #events > 0 and events[#events][1] > now and 6 or size_of(term.width)
+  local size = #events > 0 and events[#events][1] > now and 6 or size_of(spec.width)
   for place = #events, 1, -1 do
     local time, many = events[place][1], events[place][2]
-    if time + term.width > now then
-      local kept = math.min(many, term.limit - count)
+    if time + spec.width > now then
+      local kept = math.min(many, spec.limit - count)
       cut = cut or kept < many
       if kept > 0 then
         entries[#entries + 1] = stamp(size, time, kept)
@@ -251,30 +251,30 @@ local function log_from(term, events)
   for place = 1, math.floor(last / 2) do
     entries[place], entries[last + 1 - place] = entries[last + 1 - place], entries[place]
   end
-  return { kind = 4, width = term.width, size = size, total = count, log = table.concat(entries), known = now }
+  return { kind = 4, width = spec.width, size = size, total = count, log = table.concat(entries), known = now }
 end
 
-local function counts_by(track, term)
-  return track.kind == term.kind and track.width == term.width
+local function counts_by(track, spec)
+  return track.kind == spec.kind and track.width == spec.width
 end
 
--- Returns the tracks for these terms, and whether they are the record's own. A term without a track of its
+-- Returns the tracks for these specs, and whether they are the record's own. A spec without a track of its
 -- own counts what the record's tracks have: of a track of the same kind and width, or else of the shortest
 -- that looks back at least as far, or else of the one that looks back furthest.
-local function tracks_for(terms)
+local function tracks_for(specs)
   local old, same = record and tracks_of() or {}, true
-  for place, term in ipairs(terms) do
-    same = same and old[place] and counts_by(old[place], term)
+  for place, spec in ipairs(specs) do
+    same = same and old[place] and counts_by(old[place], spec)
   end
-  if record and same and #old == #terms then
+  if record and same and #old == #specs then
     return old, true
   end
   local tracks = {}
-  for place, term in ipairs(terms) do
-    local width, source, reach = term.width, nil, nil
-    local window = term.kind <= 1 and width * BUCKETS or term.kind == 4 and width or width * term.limit
+  for place, spec in ipairs(specs) do
+    local width, source, reach = spec.width, nil, nil
+    local window = spec.kind <= 1 and width * BUCKETS or spec.kind == 4 and width or width * spec.limit
     for _, track in ipairs(old) do
-      if counts_by(track, term) then
+      if counts_by(track, spec) then
         source = track
         break
       end
@@ -285,26 +285,26 @@ local function tracks_for(terms)
       end
     end
     local events = source and events_of(source, window) or {}
-    if term.kind <= 1 then
-      tracks[place] = buckets_from(term, events)
-    elseif source and counts_by(source, term) then
-      -- A copy: what this term no longer counts is dropped from it, and another term may count by the source.
+    if spec.kind <= 1 then
+      tracks[place] = buckets_from(spec, events)
+    elseif source and counts_by(source, spec) then
+      -- A copy: what this spec no longer counts is dropped from it, and another spec may count by the source.
       tracks[place] = {}
       for part, value in pairs(source) do
         tracks[place][part] = value
       end
-    elseif term.kind == 4 then
-      tracks[place] = log_from(term, events)
+    elseif spec.kind == 4 then
+      tracks[place] = log_from(spec, events)
     else
       local count = 0
       for _, event in ipairs(events) do
         count = count + (event[1] + window > now and event[2] or 0)
       end
-      cut = cut or count > term.limit
-      tracks[place] = { kind = 3, width = width, arrival = now + math.min(count, term.limit) * width }
+      cut = cut or count > spec.limit
+      tracks[place] = { kind = 3, width = width, arrival = now + math.min(count, spec.limit) * width }
     end
     -- The record is converted again for each request until it is written: see fits_at.
-    if source and not counts_by(source, term) then
+    if source and not counts_by(source, spec) then
       tracks[place].source = source
     end
   end

@@ -1,20 +1,20 @@
 -- Gives a key other limits for a while, ends that, or reads it.
 -- KEYS: 1 the record, see limit.lua
--- ARGV: 1 the microseconds that the override lasts (7); the milliseconds that a record lives by the override's terms
---   (7) and by the program's own (7); the own terms as in a request of charge.lua; and the override's terms as they
+-- ARGV: 1 the microseconds that the override lasts (7); the milliseconds that a record lives by the override's specs
+--   (7) and by the program's own (7); the own specs as in a request of charge.lua; and the override's specs as they
 --   are in front of a record (25 each). Without the latter the override ends. No argument reads the override
--- Reply: {microseconds left, its terms} of the override before the change
+-- Reply: {microseconds left, its specs} of the override before the change
 -- include limit/read.lua: ask, clock, record
--- include limit/limit.lua: BUCKETS, over, over_lives, over_terms, blocked, quiet, before_record, latest, now,
---   terms_from, terms_at, tracks_of, ends, tracks_for
-local answer = { over > 0 and over - clock or 0, over_terms }
+-- include limit/limit.lua: BUCKETS, over, over_lives, over_specs, blocked, quiet, before_record, latest, now,
+--   specs_from, specs_at, tracks_of, ends, tracks_for
+local answer = { over > 0 and over - clock or 0, over_specs }
 if ask == '' then
   return answer
 end
 local span, lives, own_lives, own = struct.unpack('>I7I7I7B', ask)
-over_terms = string.sub(ask, 23 + 10 * own)
+over_specs = string.sub(ask, 23 + 10 * own)
 over, over_lives = 0, 0
-if #over_terms > 0 then
+if #over_specs > 0 then
   over, over_lives = clock + span, lives
 end
 local value = before_record() .. (record or '')
@@ -23,12 +23,12 @@ if value == '' then
   return answer
 end
 -- The record lives until the override has ended and the block no longer matters. If something was charged, it also
--- lives for as long as charge.lua relies on, and until nothing counts any more: by the terms that hold now, and by the
+-- lives for as long as charge.lua relies on, and until nothing counts any more: by the specs that hold now, and by the
 -- program's own, which hold after the override. What an earlier override needed is no longer needed.
 local last, rest = math.max(over, blocked + quiet * 1000000), 0
 if record then
-  for _, terms in ipairs({ terms_from(22), terms_at(22) }) do
-    for _, track in ipairs((tracks_for(terms))) do
+  for _, specs in ipairs({ specs_from(22), specs_at(22) }) do
+    for _, track in ipairs((tracks_for(specs))) do
       local source = track.source
       last = math.max(last, ends(track), source and source.arrival or 0)
     end

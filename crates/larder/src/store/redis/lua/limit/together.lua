@@ -4,7 +4,7 @@
 --   each, or ''
 -- Reply: for each record what charge.lua replies. If one refuses, nothing is charged, and each reply is what
 --   that record would reply alone. The records that refuse are blocked if they have a penalty. A key whose
---   override ends before the longest wait is refused for as long as the request's own terms refuse it, if that
+--   override ends before the longest wait is refused for as long as the request's own specs refuse it, if that
 --   is longer
 local function charge_one(redis, KEYS, ARGV)
 -- include limit/charge.lua: the whole operation
@@ -19,15 +19,15 @@ local one_time = {
     return redis.call(command, ...)
   end,
 }
-local LOOK = struct.pack('>BI7I7I4', 4, 0, 0, 1)
+local PEEK = struct.pack('>BI7I7I4', 4, 0, 0, 1)
 local answers, passes = {}, true
 -- Ask each record but the first whether it would grant.
 for place = 2, #KEYS do
-  answers[place] = charge_one(one_time, { KEYS[place] }, { ARGV[place], LOOK })
+  answers[place] = charge_one(one_time, { KEYS[place] }, { ARGV[place], PEEK })
   passes = passes and struct.unpack('>I4', answers[place]) > 0
 end
 -- If all others grant, the first decides, so it is charged or refused at once.
-answers[1] = charge_one(one_time, { KEYS[1] }, { ARGV[1], not passes and LOOK or nil })
+answers[1] = charge_one(one_time, { KEYS[1] }, { ARGV[1], not passes and PEEK or nil })
 if passes and struct.unpack('>I4', answers[1]) > 0 then
   -- All grant: charge the others.
   for place = 2, #KEYS do
@@ -42,7 +42,7 @@ else
     end
   end
   -- The request is repeated when the longest wait is over. If a key's override has ended by then, the request's own
-  -- terms decide. That can make a wait longer, and with it others. A reply of an override is longer than 37 bytes.
+  -- specs decide. That can make a wait longer, and with it others. A reply of an override is longer than 37 bytes.
   local longest, before = 0, -1
   while longest > before do
     before = longest

@@ -1,30 +1,30 @@
-//! Leases of rate limits: charged to their end, spent by slow clocks, lost and given back.
+//! Batches of rate limits: charged to their end, spent by slow clocks, lost and given back.
 
-use larder_models::lease::{self, Leases, Mistake};
+use larder_models::batch::{self, Batches, Mistake};
 use larder_models::{breaks, holds};
 
 fn mistaken(mistake: Mistake) {
     breaks(
         &format!("{mistake:?}"),
-        lease::BOUND,
-        Leases { processes: 1, limit: 3, requests: 2, mistake: Some(mistake) },
+        batch::BOUND,
+        Batches { processes: 1, limit: 3, requests: 2, mistake: Some(mistake) },
     );
 }
 
 #[test]
 fn a_process_that_dies_and_loses_answers_never_passes_the_limit() {
-    holds("leases of one process", Leases { processes: 1, limit: 3, requests: 2, mistake: None });
+    holds("batches of one process", Batches { processes: 1, limit: 3, requests: 2, mistake: None });
 }
 
 #[test]
 fn nor_do_two() {
-    holds("leases of two processes", Leases { processes: 2, limit: 2, requests: 1, mistake: None });
+    holds("batches of two processes", Batches { processes: 2, limit: 2, requests: 1, mistake: None });
 }
 
 #[test]
-#[ignore = "a minute: cargo test --release -p larder-models --test lease -- --ignored"]
+#[ignore = "a minute: cargo test --release -p larder-models --test batch -- --ignored"]
 fn nor_do_two_with_batches_of_several() {
-    holds("larger leases of two processes", Leases { processes: 2, limit: 3, requests: 1, mistake: None });
+    holds("larger batches of two processes", Batches { processes: 2, limit: 3, requests: 1, mistake: None });
 }
 
 #[test]
@@ -33,17 +33,17 @@ fn a_batch_charged_to_the_time_of_taking_is_caught() {
 }
 
 #[test]
-fn a_lease_without_the_drift_margin_is_caught() {
+fn a_batch_without_the_drift_margin_is_caught() {
     mistaken(Mistake::NoMargin);
 }
 
 #[test]
-fn a_lease_whose_time_counts_from_the_answer_is_caught() {
+fn a_batch_whose_time_counts_from_the_answer_is_caught() {
     mistaken(Mistake::DeadlineFromAnswer);
 }
 
 #[test]
-fn a_lease_spent_beyond_its_end_is_caught() {
+fn a_batch_spent_beyond_its_end_is_caught() {
     mistaken(Mistake::SpentAfterEnd);
 }
 

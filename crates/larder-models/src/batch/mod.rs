@@ -1,20 +1,20 @@
-//! Leases of a rate limit: permits that are taken in batches, charged to the end of their lease, and spent by
+//! Batches of a rate limit: permits that are taken in batches, charged to the end of their batch, and spent by
 //! processes.
 //!
 //! The problem: a batch is charged at one time and spent at others, by processes that know only their own
 //! clocks, whose requests and answers are late or lost, and that die. The mechanism is that of larder's
 //! limits: every decision counts the bucket in which it is made, a window of buckets before it, the oldest in
 //! full, and everything that lies ahead. A batch, at most half of what is left, is charged to the bucket in
-//! which its lease ends. The lease's time counts from before the request left, less what a clock may miss.
+//! which its batch ends. The batch's time counts from before the request left, less what a clock may miss.
 //! What is not spent is given back once, where it was charged.
 //!
 //! Time passes in ticks, and a bucket is a tick. Uses in ticks no further apart than a window may be within
 //! one span of its length, so [`BOUND`] is about a window of ticks plus one. A process's clock may miss one
-//! tick of a lease's time. A request may be carried out after its sender gave up, and its answer may never
+//! tick of a batch's time. A request may be carried out after its sender gave up, and its answer may never
 //! arrive. A process may die at any point, and starts again with nothing.
 //!
 //! Invariant: R1, [`BOUND`]. Also, to show that the model is not safe only because nothing happens: all of
-//! the limit can be used from leases, and all processes can hold permits at one time.
+//! the limit can be used from batches, and all processes can hold permits at one time.
 //!
 //! Not modelled: the exact log (the same with ticks without length), several quotas, turns that are booked
 //! (another model), `reset`, changes of quotas, a record that is lost, a server whose clock steps.
@@ -27,9 +27,9 @@ use stateright::{Model, Property};
 
 /// Ticks of a window.
 pub const WINDOW: usize = 2;
-/// Ticks of a lease.
+/// Ticks of a batch.
 pub const SPAN: usize = 2;
-/// The most permits of a lease.
+/// The most permits of a batch.
 pub const BATCH: u8 = 2;
 
 /// The mistakes that the protocol can be given.
@@ -37,11 +37,11 @@ pub const BATCH: u8 = 2;
 pub enum Mistake {
     /// A batch is charged to the time at which it is taken.
     ChargedWhenTaken,
-    /// A lease's time is not shortened by what a clock may miss.
+    /// A batch's time is not shortened by what a clock may miss.
     NoMargin,
-    /// A lease's time counts from the answer.
+    /// A batch's time counts from the answer.
     DeadlineFromAnswer,
-    /// A lease is spent after its end.
+    /// A batch is spent after its end.
     SpentAfterEnd,
     /// A process that gets no answer assumes that it has the batch.
     LostReplySpent,
@@ -57,7 +57,7 @@ pub enum Mistake {
 
 /// The participants, and their parameters.
 #[derive(Clone, Copy, Debug)]
-pub struct Leases {
+pub struct Batches {
     /// How many processes.
     pub processes: usize,
     /// How much may be used in any window.
@@ -73,15 +73,15 @@ pub struct Leases {
 pub enum Action {
     /// Time passes; the process, if any, whose clock misses it.
     Tick(Option<usize>),
-    /// A permit is used without a lease, by one decision of the server.
+    /// A permit is used without a batch, by one decision of the server.
     Check,
     /// A process asks for a batch.
     Ask(usize),
     /// A process stops waiting for the answer.
     GiveUp(usize),
-    /// A process uses a permit of its lease.
+    /// A process uses a permit of its batch.
     Spend(usize),
-    /// A process gives back what is left of its lease.
+    /// A process gives back what is left of its batch.
     GiveBack(usize),
     /// A process dies, and starts again.
     Die(usize),
@@ -96,11 +96,11 @@ pub enum Action {
 /// R1.
 pub const BOUND: &str = "no window holds more uses than the limit";
 /// The model is not safe only because nothing happens.
-pub const USED_UP: &str = "all of the limit can be used out of leases";
+pub const USED_UP: &str = "all of the limit can be used out of batches";
 /// The model is not safe only because one process has everything.
 pub const TWO_HOLD: &str = "all processes can hold permits at one time";
 
-impl Model for Leases {
+impl Model for Batches {
     type State = State;
     type Action = Action;
 

@@ -2,7 +2,7 @@
 
 use super::{Action, BATCH, Mistake, SPAN, WINDOW};
 
-/// Ticks in which a lease may still be spent, including this one, and whether the clock has missed one of
+/// Ticks in which a batch may still be spent, including this one, and whether the clock has missed one of
 /// them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Left {
@@ -16,13 +16,13 @@ pub struct Left {
 /// longer counts.
 type Bucket = usize;
 
-/// The current bucket, and the one in which a lease that is taken now ends.
+/// The current bucket, and the one in which a batch that is taken now ends.
 const NOW: Bucket = SPAN;
-const LEASE_END: Bucket = 0;
+const BATCH_END: Bucket = 0;
 /// How many buckets there are: the oldest is partly in the window.
 const BUCKETS: usize = SPAN + WINDOW + 1;
 
-/// Permits of a lease.
+/// Permits of a batch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Held {
     /// How many are not used.
@@ -46,7 +46,7 @@ pub struct Process {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Request {
     /// A batch for this process, unless that has given up.
-    Lease(Option<usize>),
+    Batch(Option<usize>),
     /// Gives these permits back to this bucket.
     Refund(u8, Bucket),
 }
@@ -86,7 +86,7 @@ impl State {
         self.uses.iter().sum()
     }
 
-    /// Whether everything that was charged lies ahead, at the ends of leases.
+    /// Whether everything that was charged lies ahead, at the ends of batches.
     #[must_use]
     pub fn all_ahead(&self) -> bool {
         self.charged.iter().skip(NOW).all(|charged| *charged == 0)
@@ -106,7 +106,7 @@ impl State {
             let other = |p: &mut usize| *p = 1 - *p;
             self.processes.swap(0, 1);
             self.requests.iter_mut().for_each(|request| {
-                if let Request::Lease(Some(p)) = request {
+                if let Request::Batch(Some(p)) = request {
                     other(p);
                 }
             });
@@ -124,7 +124,7 @@ impl State {
     fn way_of(&self, p: usize) -> (bool, Option<(u8, Bucket)>) {
         let reply = self.replies.iter().find(|(whose, ..)| *whose == p);
         (
-            self.requests.contains(&Request::Lease(Some(p))),
+            self.requests.contains(&Request::Batch(Some(p))),
             reply.map(|(_, granted, bucket)| (*granted, *bucket)),
         )
     }
@@ -143,12 +143,12 @@ impl State {
             }
             Action::Ask(p) => {
                 self.processes.get_mut(p)?.asking = Some(full);
-                self.requests.push(Request::Lease(Some(p)));
+                self.requests.push(Request::Batch(Some(p)));
             }
             Action::GiveUp(p) => {
                 let time = self.stop_asking(p)?;
                 if mistake == Some(Mistake::LostReplySpent) {
-                    let held = Held { left: BATCH, time, charged: LEASE_END };
+                    let held = Held { left: BATCH, time, charged: BATCH_END };
                     self.processes.get_mut(p)?.held = Some(held);
                 }
             }
@@ -175,7 +175,7 @@ impl State {
                 let asked = self.processes.get_mut(p)?.asking.take()?;
                 let time = if mistake == Some(Mistake::DeadlineFromAnswer) { full } else { asked };
                 if left > 0 {
-                    // What is left of the lease before is no longer spent.
+                    // What is left of the batch before is no longer spent.
                     self.give_back(mistake, p);
                     self.processes.get_mut(p)?.held = Some(Held { left, time, charged });
                 }
@@ -187,8 +187,8 @@ impl State {
     /// What the process had asked may still be carried out, but the answer is not received.
     fn stop_asking(&mut self, p: usize) -> Option<Left> {
         for request in &mut self.requests {
-            if *request == Request::Lease(Some(p)) {
-                *request = Request::Lease(None);
+            if *request == Request::Batch(Some(p)) {
+                *request = Request::Batch(None);
             }
         }
         self.replies.retain(|(whose, ..)| *whose != p);
@@ -208,7 +208,7 @@ impl State {
     }
 
     fn room(&self, limit: u8, mistake: Option<Mistake>) -> u8 {
-        let from = if mistake == Some(Mistake::AheadLeftOut) { NOW } else { LEASE_END };
+        let from = if mistake == Some(Mistake::AheadLeftOut) { NOW } else { BATCH_END };
         let oldest = usize::from(mistake == Some(Mistake::OldestLeftOut));
         let counted: u8 = self.charged.iter().take(BUCKETS - oldest).skip(from).sum();
         limit.saturating_sub(counted)
@@ -216,9 +216,9 @@ impl State {
 
     fn serve(&mut self, limit: u8, mistake: Option<Mistake>, request: Request) -> Option<()> {
         match request {
-            Request::Lease(whose) => {
+            Request::Batch(whose) => {
                 let granted = self.room(limit, mistake).div_ceil(2).min(BATCH);
-                let bucket = if mistake == Some(Mistake::ChargedWhenTaken) { NOW } else { LEASE_END };
+                let bucket = if mistake == Some(Mistake::ChargedWhenTaken) { NOW } else { BATCH_END };
                 *self.charged.get_mut(bucket)? += granted;
                 self.replies.extend(whose.map(|p| (p, granted, bucket)));
             }
