@@ -54,9 +54,11 @@ pub(crate) struct Standing {
     /// The ratio to the first lane's rate in the same round: the median and its 95 % interval.
     pub(crate) ratio: Spread,
     /// Operations a second in each round.
+    #[cfg(any(test, feature = "rivals"))]
     rounds: Vec<f64>,
 }
 
+#[cfg(any(test, feature = "rivals"))]
 impl Standing {
     /// The ratio of this lane's rate to another's in the same round: the median and its 95 % interval.
     pub(crate) fn to(&self, other: &Self) -> Spread {
@@ -130,7 +132,13 @@ fn standings(names: &[&'static str], rates: &[Vec<f64>]) -> Vec<Standing> {
     let first = of(0);
     let standing = |(place, name): (usize, &&'static str)| {
         let rounds = of(place);
-        Standing { name, rate: quartiles(&rounds), ratio: bootstrap(&ratios(&rounds, &first)), rounds }
+        Standing {
+            name,
+            rate: quartiles(&rounds),
+            ratio: bootstrap(&ratios(&rounds, &first)),
+            #[cfg(any(test, feature = "rivals"))]
+            rounds,
+        }
     };
     names.iter().enumerate().map(standing).collect()
 }
