@@ -218,8 +218,8 @@ fn both_stores_decide_the_same_at_every_time() {
         .unwrap_or_else(|failure| panic!("{failure}"));
 }
 
-/// A handle of other quotas ends an override, or there was none: the charges of the record's own quotas are not
-/// forgotten before they are back, though most of them do not set the time to live.
+/// A handle of other quotas ends an override, or there was none: the charges of the record's own quotas, and the turns
+/// booked by them, are not forgotten before they are back, though most charges do not set the time to live.
 #[test]
 fn an_override_ended_by_other_quotas_lets_no_record_expire_early() {
     let stores = Stores::default();
@@ -233,20 +233,25 @@ fn an_override_ended_by_other_quotas_lets_no_record_expire_early() {
     ] {
         for later in [1, 999_999, 1_666_666, 1_666_667, 9_999_999, 10_000_001] {
             let mut both = stores.history();
-            let charge = |both: &mut Both<'_>| {
-                let mode = ChargeMode::All;
-                let ask = Charge { specs: &specs, mode, cost: 1, charge_at: 0, max_wait: 0, penalty: None };
+            let charge = |both: &mut Both<'_>, mode, cost, max_wait| {
+                let ask = Charge { specs: &specs, mode, cost, charge_at: 0, max_wait, penalty: None };
                 let (expected, found) = both.charge(ask);
                 assert_eq!(expected, found, "memory left, server right, {specs:?} {later}");
                 assert!(
                     both.lives_until() >= both.clock + found.reset,
                     "{specs:?}, {later} microseconds later"
                 );
+                found
             };
-            charge(&mut both);
+            charge(&mut both, ChargeMode::All, 1, 0);
             both.set_override(&[], &other, Duration::from_micros(1));
             both.clock += later;
-            charge(&mut both);
+            charge(&mut both, ChargeMode::All, specs[0].limit - 1, 0);
+            let turn = charge(&mut both, ChargeMode::Turns { least: 1 }, 1, 70_000_000);
+            both.clock += later;
+            both.set_override(&[], &other, Duration::from_micros(1));
+            assert_eq!(turn.granted, 1, "{specs:?}");
+            assert!(both.lives_until() + later >= both.clock + turn.reset, "{specs:?}, a turn, {later}");
         }
     }
 }

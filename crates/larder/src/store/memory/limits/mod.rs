@@ -96,9 +96,11 @@ impl MemoryLimits {
         if let Some(record) = state.get_mut(name) {
             // A record that is written loses a block that is over: see `refund`.
             record.block = record.block.at(clock);
-            // What an earlier override needed is no longer needed.
+            // By the program's own specs, which hold after the override, by the override's, and by the record's, as
+            // another program may have charged it.
             let now = record.latest.max(clock);
-            record.needed_until = Some(record.needed(&key.own, now).max(record.needed(&specs, now)));
+            let needed = record.needed(&key.own, now).max(record.needed(&specs, now));
+            record.needed_until = Some(needed.max(record.ends(now)));
             let end = record.expires(clock);
             state.may_end(name, end, clock);
         }
@@ -401,6 +403,22 @@ mod tests {
         assert_eq!(limits.refund("a", 1, stamp, START + 60 * second), 1);
         let granted = limits.charge("a", Charge { cost: 1, ..charge }, START + second).granted;
         assert_eq!(granted, 1, "the block was forgotten");
+    }
+
+    #[test]
+    fn an_override_ended_by_other_quotas_lets_no_record_be_removed_early() {
+        let (limits, second) = (MemoryLimits::default(), 1_000_000);
+        let spec = QuotaSpec { rule: Rule::Log, limit: 2, width: 600 * second };
+        let mode = ChargeMode::All;
+        let charge = Charge { specs: &[spec], mode, cost: 2, charge_at: 0, max_wait: 0, penalty: None };
+        assert_eq!(limits.charge("a", charge, START).granted, 2);
+        let own = vec![QuotaSpec { rule: Rule::Gcra, limit: 3, width: second }];
+        let lasts = Duration::from_secs(1);
+        limits.set_override("a", &Override { specs: Vec::new(), own, lasts }, START + 5 * second);
+        for n in 6..10 {
+            limits.charge("b", charge, START + n * second);
+        }
+        assert_eq!(limits.charge("a", charge, START + 10 * second).granted, 0, "the record was removed");
     }
 
     #[test]

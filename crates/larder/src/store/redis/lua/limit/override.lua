@@ -5,8 +5,8 @@
 --   are in front of a record (25 each). Without the latter the override ends. No argument reads the override
 -- Reply: {microseconds left, its specs} of the override before the change
 -- include limit/read.lua: ask, clock, record
--- include limit/limit.lua: BUCKETS, over, over_lives, over_specs, blocked, quiet, before_record, latest, now,
---   specs_from, specs_at, tracks_of, ends, tracks_for
+-- include limit/limit.lua: over, over_lives, over_specs, blocked, quiet, before_record, now, specs_from,
+--   specs_at, tracks_of, ends, tracks_for
 local answer = { over > 0 and over - clock or 0, over_specs }
 if ask == '' then
   return answer
@@ -17,37 +17,35 @@ over, over_lives = 0, 0
 if #over_specs > 0 then
   over, over_lives = clock + span, lives
 end
-local value = before_record() .. (record or '')
-if value == '' then
+if before_record() == '' and not record then
   redis.call('UNLINK', KEYS[1])
   return answer
 end
 -- The record lives until the override has ended and the block no longer matters. If something was charged, it also
--- lives for as long as charge.lua relies on, and until nothing counts any more: by the specs that hold now, and by the
--- program's own, which hold after the override. What an earlier override needed is no longer needed.
+-- lives for as long as charge.lua relies on, and until nothing counts any more: by the specs that hold now, by the
+-- program's own, which hold after the override, and by the record's, as another program may have charged it. It no
+-- longer lives until an earlier override would have ended.
 local last, rest = math.max(over, blocked + quiet * 1000000), 0
 if record then
-  for _, specs in ipairs({ specs_from(22), specs_at(22) }) do
+  local own_specs = specs_from(22)
+  for _, specs in ipairs({ own_specs, specs_at(22) }) do
     for _, track in ipairs((tracks_for(specs))) do
       local source = track.source
       last = math.max(last, ends(track), source and source.arrival or 0)
     end
   end
-  -- The record's own tracks may be of neither. charge.lua does not set the time to live for a charge in the same sixth
-  -- of a window as the latest one, so the record lives until such a charge is back, at the end of the sixth.
-  for _, track in ipairs(tracks_of()) do
-    local width, window = track.width, 0
-    if track.counts then
-      width, window = width * BUCKETS / 6, width * (BUCKETS + 1)
-    elseif track.log then
-      width, window = width / 6, width
-    end
-    if window > 0 then
-      last = math.max(last, math.ceil((math.floor(latest / width) + 1) * width) + window)
-    end
-  end
   rest = math.max(own_lives, over_lives) + math.ceil((now - clock) / 1000)
+  for _, track in ipairs(tracks_of()) do
+    last = math.max(last, ends(track))
+  end
+  -- Most charges by the quotas of the record's tracks do not set the time to live. If those are not the program's own,
+  -- it may now be too short for them. So an override that ended long ago stays in front of the record: then the next
+  -- charge sets the time to live, whichever quotas it has.
+  local _, same = tracks_for(own_specs)
+  if over == 0 and not same then
+    over = 1
+  end
 end
 rest = math.max(rest, math.ceil((last - clock) / 1000) + 1)
-redis.call('SET', KEYS[1], value, 'PX', string.format('%d', rest))
+redis.call('SET', KEYS[1], before_record() .. (record or ''), 'PX', string.format('%d', rest))
 return answer
