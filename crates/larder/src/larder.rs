@@ -363,7 +363,7 @@ impl Larder {
     #[cfg(feature = "admin")]
     #[must_use]
     pub fn admin(&self) -> crate::admin::Admin {
-        crate::admin::Admin::new(self.context.clone())
+        crate::admin::Admin::new(self.context.clone(), self.presence.clone())
     }
 
     /// Returns the counts since this `Larder` was made.

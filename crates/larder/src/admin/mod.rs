@@ -65,6 +65,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use crate::context::Context;
 use crate::error::{Error, Result};
 use crate::limit::{Quotas, RateLimiter};
+use crate::presence::Presence;
 use crate::store::AnyStore;
 
 /// Looks into a store and changes single things in it. Made by [`Larder::admin`](crate::Larder::admin); cheap to
@@ -74,11 +75,13 @@ use crate::store::AnyStore;
 #[derive(Clone)]
 pub struct Admin {
     context: Arc<Context>,
+    /// Announced for as long as the program has a handle, also if this is the only one.
+    _presence: Arc<Presence>,
 }
 
 impl Admin {
-    pub(crate) fn new(context: Arc<Context>) -> Self {
-        Self { context }
+    pub(crate) fn new(context: Arc<Context>, presence: Arc<Presence>) -> Self {
+        Self { context, _presence: presence }
     }
 
     fn context(&self) -> &Arc<Context> {

@@ -39,7 +39,7 @@ use tracing::instrument::WithSubscriber;
 use crate::error::Result;
 use crate::runtimes::Runtimes;
 use crate::tasks::Tasks;
-pub(crate) use retry::{Retry, retry};
+pub(crate) use retry::{Retry, retry, retry_with};
 pub(crate) use schedule::{Renewals, Schedule, Visit};
 use thread::Thread;
 

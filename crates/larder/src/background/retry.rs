@@ -14,8 +14,15 @@ pub(crate) enum Retry<T = ()> {
 
 /// Calls `attempt` until it is done, with the pauses of a default [`Backoff`]. `attempt` gets the pause that would
 /// follow it, so that it can end when its time would then be over.
-pub(crate) async fn retry<T, F: Future<Output = Retry<T>>>(mut attempt: impl FnMut(Duration) -> F) -> T {
-    let mut backoff = Backoff::default();
+pub(crate) async fn retry<T, F: Future<Output = Retry<T>>>(attempt: impl FnMut(Duration) -> F) -> T {
+    retry_with(Backoff::default(), attempt).await
+}
+
+/// Does the same with these pauses.
+pub(crate) async fn retry_with<T, F: Future<Output = Retry<T>>>(
+    mut backoff: Backoff,
+    mut attempt: impl FnMut(Duration) -> F,
+) -> T {
     loop {
         let pause = backoff.pause();
         if let Retry::Done(result) = attempt(pause).await {

@@ -26,7 +26,8 @@ use super::coordinator::Coordinator;
 use super::guard::{Guard, LockHandle};
 use super::release::ReleaseOutcome;
 use super::{Lock, holder::Holder};
-use crate::background::{Retry, retry};
+use crate::background::{Retry, retry, retry_with};
+use crate::backoff::Backoff;
 use crate::call::Call;
 use crate::clock::Tick;
 use crate::error::{Error, ErrorKind, Result};
@@ -128,7 +129,9 @@ impl Election {
         F: Future<Output = T>,
     {
         loop {
-            let leadership = retry(async |_| match self.campaign().await {
+            // Short pauses, also after many failures: a candidate that pauses is not in the queue.
+            let pauses = Backoff::new(Duration::from_millis(20), Duration::from_millis(200));
+            let leadership = retry_with(pauses, async |_| match self.campaign().await {
                 Err(error) if error.is_retryable() || error.kind() == ErrorKind::LockLost => Retry::Again,
                 answer => Retry::Done(answer),
             })

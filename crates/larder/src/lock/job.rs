@@ -22,7 +22,8 @@ use super::job_run::{JobOutcome, JobRun, JobStatus};
 use super::lease::{self, Lease, lost};
 use super::release::{Ending, end_in_background};
 use super::{DEFAULT_TTL, Lock};
-use crate::background::{Retry, retry};
+use crate::background::{Retry, retry_with};
+use crate::backoff::Backoff;
 use crate::call::Call;
 use crate::error::{Error, Result};
 use crate::fence::Fence;
@@ -374,7 +375,9 @@ impl Job {
         keep: Duration,
     ) -> Result<()> {
         let locks = &self.locks;
-        let recorded = retry(async |_| {
+        // Short pauses, also after many failures: the end is recorded while the lock is held, or not at all.
+        let pauses = Backoff::new(Duration::from_millis(20), Duration::from_millis(100));
+        let recorded = retry_with(pauses, async |_| {
             let call = Call::new(locks.context.limits.response_timeout, &locks.meter.job.end, async {
                 locks.context.coordination()?.end_job(run, guard.token(), period, completed, keep).await
             });
