@@ -1,8 +1,8 @@
 //! Local time that goes on during suspend, and that tests can set.
 //!
 //! `std::time::Instant` stops during suspend on Linux: a deadline measured with it would still seem far away when the
-//! laptop wakes up. CLOCK_BOOTTIME does not stop. Setting the wall clock affects neither; only the age of near copies also counts on it: see
-//! [`coarse`].
+//! laptop wakes up. CLOCK_BOOTTIME does not stop. Setting the wall clock affects neither.
+//! Only the age of near copies also counts on that: see [`coarse`].
 
 #[cfg(feature = "testing")]
 mod world;
