@@ -197,7 +197,7 @@ mod tests {
         assert!(!target.exists());
     }
 
-    /// The child is this test program, with a TMPDIR that is a file: nobody, root included, can write to it.
+    /// The child is this test program, with a TMPDIR that is a file, in which not even root can make a folder.
     #[test]
     fn a_temporary_folder_that_cannot_be_written_to_is_named() {
         let file = tempfile::NamedTempFile::new().unwrap();
