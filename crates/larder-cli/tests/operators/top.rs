@@ -273,14 +273,18 @@ fn a_terminal_that_goes_away_ends_top_as_a_hang_up() {
         let mut command = Command::new(env!("CARGO_BIN_EXE_larder")).args(["top", "--interval", "200ms"]);
         command =
             command.env("LARDER_URL", server.url()).env("TERM", "xterm-256color").env("HOME", "/nonexistent");
+        for name in ["LARDER_PROFILE", "LARDER_NAMESPACE", "LARDER_PASSWORD"] {
+            command = command.env_remove(name);
+        }
         if stderr_is_a_file {
             command = command.stderr(errors.try_clone().unwrap());
         }
         let mut child = command.spawn(pts).unwrap();
-        // The first frame has the keys. The size of each read is what has come, so none waits after that.
+        // The first frame names the keys. If they are missing, figures that change end the reads.
         let mut screen = vt100::Parser::new(size(24), size(80), 0);
-        let mut buffer = [0; 4096];
+        let (mut buffer, end) = ([0; 4096], std::time::Instant::now() + LIMIT);
         while !screen.screen().contents().contains("q quit") {
+            assert!(std::time::Instant::now() < end, "no frame:\n{}", screen.screen().contents());
             let length = pty.read(&mut buffer).unwrap();
             screen.process(&buffer[..length]);
         }
