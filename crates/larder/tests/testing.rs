@@ -48,6 +48,28 @@ async fn load(cache: &Cache<String>, value: Result<&'static str, &'static str>) 
     cache.get_or_load(1, loader).await.ok()
 }
 
+/// The world's clock is far from this machine's: whether an entry is stale is decided by the store's clock alone.
+#[cfg(feature = "admin")]
+#[test]
+fn tools_see_a_value_as_stale_by_the_stores_clock() {
+    in_both(async |larder, world| {
+        let kept = larder.cache("kept").ttl(MINUTE).stale_for(MINUTE).build().unwrap();
+        kept.set(1, &text("a")).await.unwrap();
+        let admin = larder.admin();
+        let is_stale = async || {
+            let report = admin.explain("kept", "1").await.unwrap();
+            let stale = report.explanation.stored == larder::Stored::Stale;
+            assert_eq!(report.entry.unwrap().is_stale(), stale, "the entry contradicts the verdict");
+            assert_eq!(admin.entry("kept", "1").await.unwrap().unwrap().is_stale(), stale);
+            stale
+        };
+        world.advance(MINUTE - MILLI).await;
+        assert!(!is_stale().await);
+        world.advance(MILLI).await;
+        assert!(is_stale().await);
+    });
+}
+
 #[test]
 fn values_expire_and_become_stale_by_the_worlds_clock_and_not_before() {
     in_both(async |larder, world| {

@@ -37,10 +37,7 @@ pub(crate) fn remark(entry: &EntryInfo) -> Option<String> {
     if let Some(tag) = entry.tags.iter().find(|tag| other(tag.version, tag.current)) {
         return Some(format!("invalid: the tag {:?} was invalidated since", tag.tag));
     }
-    entry
-        .fresh_until
-        .filter(|until| *until <= SystemTime::now())
-        .map(|_| "stale: a miss for get()".to_owned())
+    entry.is_stale().then(|| "stale: a miss for get()".to_owned())
 }
 
 /// The expiry in milliseconds; `null` if there is none.
@@ -114,7 +111,7 @@ pub(crate) fn envelope_json(entry: &EntryInfo) -> Value {
         "stored_bytes": entry.stored_bytes,
         "ttl_ms": expiry_json(entry.expiry),
         "written_at": entry.written_at.map(moment::shown),
-        "stale": entry.fresh_until.is_some_and(|until| until <= SystemTime::now()),
+        "stale": entry.is_stale(),
         "fresh_until": entry.fresh_until.map(moment::shown),
         "load_time_ms": entry.load_time.map(|time| u64::try_from(time.as_millis()).unwrap_or(u64::MAX)),
         "tags": tags,

@@ -3,7 +3,7 @@
 //! With LARDER_TOP_SCREENS=FOLDER the screens are written there, as text and with the terminal's own sequences.
 
 use std::fs;
-use std::io::{Read, Write};
+use std::io::{Read, Seek, Write};
 use std::num::NonZeroU16;
 use std::path::PathBuf;
 use std::process::Child;
@@ -260,6 +260,42 @@ fn a_key_right_after_a_resize_is_not_lost() {
     }
     top.press("q");
     top.ended(0);
+}
+
+/// Closing the master is what a terminal emulator or sshd does when its window or connection closes.
+#[test]
+fn a_terminal_that_goes_away_ends_top_as_a_hang_up() {
+    let server = Server::start();
+    for stderr_is_a_file in [false, true] {
+        let (mut pty, pts) = pty_process::blocking::open().unwrap();
+        pty.resize(Size::new(24, 80)).unwrap();
+        let mut errors = tempfile::tempfile().unwrap();
+        let mut command = Command::new(env!("CARGO_BIN_EXE_larder")).args(["top", "--interval", "200ms"]);
+        command =
+            command.env("LARDER_URL", server.url()).env("TERM", "xterm-256color").env("HOME", "/nonexistent");
+        for name in ["LARDER_PROFILE", "LARDER_NAMESPACE", "LARDER_PASSWORD"] {
+            command = command.env_remove(name);
+        }
+        if stderr_is_a_file {
+            command = command.stderr(errors.try_clone().unwrap());
+        }
+        let mut child = command.spawn(pts).unwrap();
+        // The first frame names the keys. If they are missing, figures that change end the reads.
+        let mut screen = vt100::Parser::new(size(24), size(80), 0);
+        let (mut buffer, end) = ([0; 4096], std::time::Instant::now() + LIMIT);
+        while !screen.screen().contents().contains("q quit") {
+            assert!(std::time::Instant::now() < end, "no frame:\n{}", screen.screen().contents());
+            let length = pty.read(&mut buffer).unwrap();
+            screen.process(&buffer[..length]);
+        }
+        drop(pty);
+        let status = eventually("top ends", LIMIT, || child.try_wait().unwrap());
+        let mut text = String::new();
+        errors.rewind().unwrap();
+        errors.read_to_string(&mut text).unwrap();
+        assert_eq!(status.code(), Some(128 + 1), "{status}, stderr in a file: {stderr_is_a_file}, {text:?}");
+        assert_eq!(text, "");
+    }
 }
 
 #[test]

@@ -123,9 +123,17 @@ pub struct EntryInfo {
     pub(super) bytes: Bytes,
     payload: Payload,
     max_bytes: usize,
+    stale: bool,
 }
 
 impl EntryInfo {
+    /// Returns whether it was a value past its time to live when it was read, by the store's clock. The local clock
+    /// may be wrong: do not compare it with [`fresh_until`](Self::fresh_until).
+    #[must_use]
+    pub fn is_stale(&self) -> bool {
+        self.stale
+    }
+
     /// Decodes the value, whatever its format; `None` for an entry without a value.
     ///
     /// # Errors
@@ -182,8 +190,8 @@ fn undecodable(reason: &'static str) -> Error {
 }
 
 impl EntryInfo {
-    /// Reads stored bytes. The versions that the entry has now are left out.
-    fn read(name: &Name, bytes: Bytes, expiry: Expiry, max_bytes: usize) -> Self {
+    /// Reads stored bytes, at `now` by the store's clock. The versions that the entry has now are left out.
+    fn read(name: &Name, bytes: Bytes, expiry: Expiry, now: u64, max_bytes: usize) -> Self {
         // Parse the envelope. Bytes that cannot be read still have a size and an expiry.
         let (kind, meta, payload) = match open(&bytes) {
             Err(reason) => (EntryKind::Unreadable(reason), Meta::default(), Payload::default()),
@@ -230,6 +238,8 @@ impl EntryInfo {
             bytes,
             payload,
             max_bytes,
+            // As readers decide it.
+            stale: kind == EntryKind::Value && known(meta.fresh_until).is_some_and(|until| until <= now),
         }
     }
 }
@@ -278,7 +288,8 @@ impl Admin {
         let (bytes, expiry, clear) = Box::pin(self.within(read)).await?;
         // They are read one after the other: the entry may have ended in between.
         let (Some(bytes), Some((_, expiry))) = (bytes, expiry) else { return Ok(None) };
-        let mut entry = EntryInfo::read(&name, bytes, expiry, self.context().limits.max_value_bytes);
+        let mut entry =
+            EntryInfo::read(&name, bytes, expiry, store.now(), self.context().limits.max_value_bytes);
         entry.current_clear_version = clear.as_deref().and_then(read_version);
         self.add_tag_versions(&mut entry).await?;
         Ok(Some(entry))

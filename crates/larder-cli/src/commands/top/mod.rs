@@ -10,6 +10,7 @@ mod rows;
 mod view;
 
 use std::io::{self, IsTerminal};
+use std::mem::ManuallyDrop;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
@@ -56,32 +57,47 @@ pub(crate) async fn run(arguments: Arguments, app: &App) -> Result<Exit, Failure
         namespace => format!("{namespace} @ {}", app.settings.shown_url()),
     };
     let ui = Ui::new(app.out.colour());
-    let result = {
-        let mut screen = Screen::enter()?;
-        watch(&mut screen.terminal, admin, interval, Data::new(title), ui).await
+    let result = match Screen::enter() {
+        Ok(mut screen) => watch(&mut screen.terminal, admin, interval, Data::new(title), ui).await,
+        Err(failure) => Err(failure),
+    };
+    // A terminal that goes away fails the draw or the reader of keys before its SIGHUP is handled.
+    let result = match result {
+        Ok(Exit::IO) | Err(_) if is_hung_up() => Ok(Exit::signal(1)),
+        other => other,
     };
     // The view is gone already: a server that does not answer must not hold up the shell.
     let _ = tokio::time::timeout(Duration::from_secs(1), larder.close()).await;
     result
 }
 
+/// Whether the terminal, which was there at the start, has gone away.
+fn is_hung_up() -> bool {
+    !io::stdout().is_terminal() || !io::stdin().is_terminal()
+}
+
 /// The terminal while the view is on it: raw, and on its second screen. Restored on drop; ratatui's panic hook does the
 /// same before a panic is printed.
+///
+/// The terminal may have gone away by then. No failure is printed, because `eprintln!` panics when standard error was
+/// that terminal, and a panic in a drop aborts. `DefaultTerminal` prints one in its own drop, so that is never run.
 struct Screen {
-    terminal: DefaultTerminal,
+    terminal: ManuallyDrop<DefaultTerminal>,
 }
 
 impl Screen {
     fn enter() -> Result<Self, Failure> {
-        let terminal = ratatui::try_init().inspect_err(|_| ratatui::restore())?;
-        Ok(Self { terminal })
+        let terminal = ratatui::try_init().inspect_err(|_| {
+            let _ = ratatui::try_restore();
+        })?;
+        Ok(Self { terminal: ManuallyDrop::new(terminal) })
     }
 }
 
 impl Drop for Screen {
     fn drop(&mut self) {
         let _ = self.terminal.show_cursor();
-        ratatui::restore();
+        let _ = ratatui::try_restore();
     }
 }
 
