@@ -254,6 +254,16 @@ pub(super) const MUTANTS: &[Mutant] = &[
         &[EQUIVALENCE],
     ),
     mutant(
+        "an override books turns for times after its end, in both stores",
+        &[
+            switched(MEMORY, "after.is_none_or(|after| turn < after.end)", "true"),
+            rebuilt(CHARGE_ANY, "if over > 0 and when >= over then", "if false then"),
+        ],
+        &[unit(
+            "store::equivalence_limits::booked::no_turn_is_booked_by_an_override_for_a_time_after_its_end",
+        )],
+    ),
+    mutant(
         "a turn's wait counts from the record's time, in both stores",
         &[
             rebuilt(MEMORY, "(last + wait / 500).max(now)", "last.max(now) + (last.max(now) - now) / 500"),

@@ -182,3 +182,42 @@ fn gcra_keeps_its_bound_with_refunds_and_booked_turns() {
         });
     }
 }
+
+#[test]
+fn no_turn_is_booked_by_an_override_for_a_time_after_its_end() {
+    let charge = |both: &mut Both<'_>, specs: &[QuotaSpec], cost| {
+        assert_eq!(ask(both, specs, ChargeMode::All, cost, 0).granted, cost);
+    };
+    for mode in [ChargeMode::All, ChargeMode::Turns { least: 1 }] {
+        // The override admits more than the key's own quota.
+        play(|both| {
+            let own = [log(1, 60 * SECOND)];
+            both.set_override(&[log(10, 60 * SECOND)], &own, Duration::from_secs(10));
+            charge(both, &own, 10);
+            let (cost, end) = (if mode == ChargeMode::All { 1 } else { 10 }, both.clock + 10 * SECOND);
+            let refused = ask(both, &own, mode, cost, 3600 * SECOND);
+            assert_eq!((refused.granted, refused.wait), (0, 60 * SECOND), "{mode:?}");
+            both.clock = end;
+            let own = ask(both, &own, ChargeMode::Turns { least: 1 }, 10, 3600 * SECOND);
+            assert_eq!((own.granted, own.wait), (1, 50 * SECOND), "{mode:?}");
+        });
+        // The override admits less.
+        play(|both| {
+            let own = [log(100, SECOND)];
+            both.set_override(&[log(1, 3600 * SECOND)], &own, Duration::from_secs(10));
+            charge(both, &own, 1);
+            let refused = ask(both, &own, mode, 1, 7200 * SECOND);
+            assert_eq!((refused.granted, refused.wait), (0, 10 * SECOND), "{mode:?}");
+        });
+        // The cost fits before the end, but the turn would be used after it.
+        for (lasts, granted) in [(60 * SECOND + 119_999, 0), (60 * SECOND + 120_001, 1)] {
+            play(|both| {
+                let own = [log(1, 30 * SECOND)];
+                both.set_override(&[log(1, 60 * SECOND)], &own, Duration::from_micros(lasts));
+                charge(both, &own, 1);
+                let turn = ask(both, &own, mode, 1, 3600 * SECOND);
+                assert_eq!((turn.granted, turn.wait), (granted, 60 * SECOND), "{mode:?}");
+            });
+        }
+    }
+}

@@ -314,7 +314,9 @@ fn decide(
             Rule::Log => last <= now + spec.width,
             Rule::Gcra => true,
         };
-        let books = matches!(mode, ChargeMode::All | ChargeMode::Turns { .. });
+        // A turn after the end of an override is not the override's: the request's own specs hold then.
+        let holds = after.is_none_or(|after| turn < after.end);
+        let books = holds && matches!(mode, ChargeMode::All | ChargeMode::Turns { .. });
         // Do not book a turn on a record whose conversion dropped something: writing it would make the loss
         // permanent.
         if books && wait <= max_wait && !cut && !never && specs.iter().all(reach) {

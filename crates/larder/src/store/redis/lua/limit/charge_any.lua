@@ -238,6 +238,10 @@ if granted == 0 then
     -- and charged 2/1000 later. The wait counts from the server's clock, also if that has stepped back and is
     -- behind the record's own time.
     when = math.max(last + math.floor(wait / 500), now)
+    -- A turn after the end of an override is not the override's: the request's own specs hold then.
+    if over > 0 and when >= over then
+      granted = 0
+    end
     for _, spec in ipairs(specs) do
       local width = spec.width
       if (spec.kind <= 1 and math.floor(when / width) > math.floor(now / width) + BUCKETS + 1)
