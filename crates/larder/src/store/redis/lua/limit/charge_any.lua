@@ -232,7 +232,7 @@ if granted == 0 then
     -- A request for TURNS covers all callers that wait together in one process: they get all that is free at
     -- that time.
     for place, spec in ipairs(mode == TURNS and specs or {}) do
-      granted = math.min(granted, room_at(tracks[place], spec.limit, last))
+      granted = math.max(math.min(granted, room_at(tracks[place], spec.limit, last)), 0)
     end
     -- The waiter measures the wait by a clock that may be slow. So the turn is used 1/1000 of the wait later,
     -- and charged 2/1000 later. The wait counts from the server's clock, also if that has stepped back and is
