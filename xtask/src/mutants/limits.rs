@@ -287,6 +287,16 @@ pub(super) const MUTANTS: &[Mutant] = &[
         )],
     ),
     mutant(
+        "turns that a pace has booked count only from a change of method, in both stores",
+        &[
+            switched(TRACK, "arrival.saturating_sub(*interval).max(now)", "now"),
+            rebuilt(LIMIT_LUA, "math.max(now, track.arrival - width), debt", "now, debt"),
+        ],
+        &[unit(
+            "store::equivalence_limits::booked::turns_that_a_pace_has_booked_count_after_a_change_of_method",
+        )],
+    ),
+    mutant(
         "an override books turns for times after its end, in both stores",
         &[
             switched(MEMORY, "after.is_none_or(|after| turn < after.end)", "true"),

@@ -380,3 +380,38 @@ fn gcra_keeps_its_bound_while_far_turns_are_given_back() {
         })
         .unwrap_or_else(|failure| panic!("{failure}"));
 }
+
+/// Another program changes the method while turns of GCRA are awaited.
+#[test]
+fn turns_that_a_pace_has_booked_count_after_a_change_of_method() {
+    let buckets = |limit, width| QuotaSpec { rule: Rule::Buckets, limit, width };
+    for (spec, window) in [
+        (log(10, 10 * SECOND), 10 * SECOND),
+        (log(10, 20 * SECOND), 20 * SECOND),
+        (buckets(30, SECOND / 2), 30 * SECOND),
+    ] {
+        for turns in [5, 20, 40] {
+            play(|both| {
+                let paced = [gcra(1, SECOND)];
+                let mut used: Vec<u64> = (0..turns)
+                    .map(|_| {
+                        ask(both, &paced, ChargeMode::Turns { least: 1 }, 1, 3600 * SECOND)
+                            .stamp
+                            .when
+                            .max(both.clock)
+                    })
+                    .collect();
+                for _ in 0..800 {
+                    both.clock += 100_000;
+                    if ask(both, &[spec], ChargeMode::All, 1, 0).granted > 0 {
+                        used.push(both.clock);
+                    }
+                }
+                // What was booked by the pace fits into the window by itself, and its burst.
+                let paced = window / SECOND + 1;
+                let most = most_in_a_window(&mut used, window);
+                assert!(most <= spec.limit.max(paced) + 1, "{most} in a window of {spec:?}, {turns} turns");
+            });
+        }
+    }
+}

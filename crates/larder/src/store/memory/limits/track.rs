@@ -190,7 +190,9 @@ impl Track {
             Self::Log { times, .. } => times.iter().map(|time| (*time, 1)).collect(),
             Self::Gcra { interval, arrival } => {
                 let debt = arrival.saturating_sub(now).div_ceil(*interval);
-                if debt > 0 { vec![(now, debt)] } else { Vec::new() }
+                // A turn that is booked may be used one interval before the arrival, and not later.
+                let last = arrival.saturating_sub(*interval).max(now);
+                if debt > 0 { vec![(last, debt)] } else { Vec::new() }
             }
         }
     }
