@@ -47,6 +47,8 @@ const CHARGES: Test =
 const STEPPED_BACK: Test = unit(
     "store::equivalence_limits::booked::a_turn_after_the_clock_stepped_back_is_used_when_the_cost_fits_and_not_charged_before",
 );
+const GIVEN_BACK_TURNS: Test =
+    unit("store::equivalence_limits::booked::turns_that_are_given_back_put_no_two_turns_into_one_place");
 const JOINT: Test =
     test("limits_together", "what_is_charged_or_given_back_to_any_key_ends_a_refusal_of_several_keys");
 const PROGRAMS: Test =
@@ -252,6 +254,57 @@ pub(super) const MUTANTS: &[Mutant] = &[
         "a turn is charged no later than it is used",
         &[rebuilt(CHARGE_ANY, "last + math.floor(wait / 500)", "last")],
         &[EQUIVALENCE],
+    ),
+    mutant(
+        "what booked turns stand on is given back, in both stores",
+        &[
+            switched(
+                TRACK,
+                "when <= now && *arrival <= now.saturating_add(burst.saturating_mul(*interval))",
+                "when <= now",
+            ),
+            rebuilt(REFUND, "when <= now and track.arrival <= now + burst * width", "when <= now"),
+        ],
+        &[GIVEN_BACK_TURNS],
+    ),
+    mutant(
+        "a turn is given back although others are booked behind it, in both stores",
+        &[
+            switched(TRACK, "*arrival < when.saturating_add(next)", "true"),
+            rebuilt(REFUND, "track.arrival < when + (permits + 1) * width", "true"),
+        ],
+        &[GIVEN_BACK_TURNS],
+    ),
+    mutant(
+        "a turn behind a block is less than nothing, on the server",
+        &[rebuilt(
+            CHARGE_ANY,
+            "math.max(math.min(granted, room_at(tracks[place], spec.limit, last)), 0)",
+            "math.min(granted, room_at(tracks[place], spec.limit, last))",
+        )],
+        &[unit(
+            "store::equivalence_limits::booked::a_turn_behind_a_block_that_ends_before_the_records_time_is_never_less_than_nothing",
+        )],
+    ),
+    mutant(
+        "turns that a pace has booked count only from a change of method, in both stores",
+        &[
+            switched(TRACK, "arrival.saturating_sub(*interval).max(now)", "now"),
+            rebuilt(LIMIT_LUA, "math.max(now, track.arrival - width), debt", "now, debt"),
+        ],
+        &[unit(
+            "store::equivalence_limits::booked::turns_that_a_pace_has_booked_count_after_a_change_of_method",
+        )],
+    ),
+    mutant(
+        "an override books turns for times after its end, in both stores",
+        &[
+            switched(MEMORY, "after.is_none_or(|after| turn < after.end)", "true"),
+            rebuilt(CHARGE_ANY, "if over > 0 and when >= over then", "if false then"),
+        ],
+        &[unit(
+            "store::equivalence_limits::booked::no_turn_is_booked_by_an_override_for_a_time_after_its_end",
+        )],
     ),
     mutant(
         "a turn's wait counts from the record's time, in both stores",

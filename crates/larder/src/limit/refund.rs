@@ -37,7 +37,7 @@ impl RateLimiter {
     /// It consumes the decision, which cannot be cloned, so nothing is given back twice. Use the same key, and a
     /// limiter with the same name and namespace; otherwise nothing is sent. Permits that no longer count are not
     /// given back: after their window, after a reset, after a change of windows, or, with GCRA, after the pace has
-    /// recovered them.
+    /// recovered them. Nor are those that a booked turn stands on: with GCRA, while a turn is booked behind them.
     ///
     /// ```
     /// # #[tokio::main(flavor = "current_thread")]

@@ -131,6 +131,12 @@ pub(crate) struct Charge<'a> {
 }
 
 impl Charge<'_> {
+    /// The smallest burst of the quotas that pace; 0 if none does.
+    pub(crate) fn burst(&self) -> u64 {
+        let paced = self.specs.iter().filter(|spec| spec.rule == Rule::Gcra);
+        paced.map(|spec| spec.limit).min().unwrap_or(0)
+    }
+
     /// The penalty that a refusal of this request leads to. Only a request for all of its cost now, or for a
     /// batch, exceeds a limit. Waiting for a turn, taking what is left, and charging what was used already do
     /// not.
@@ -213,11 +219,13 @@ pub(crate) struct Override {
 }
 
 /// Where something was charged: the store's time, and the creation time of the record. A record that was
-/// created later, for example after a reset, does not hold the charge. All zero if nothing was charged.
+/// created later, for example after a reset, does not hold the charge. `burst` is [`Charge::burst`]: by it a refund
+/// sees whether turns are booked. All zero if nothing was charged.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(crate) struct ChargeStamp {
     pub(crate) when: u64,
     pub(crate) created_at: u64,
+    pub(crate) burst: u64,
 }
 
 store_operations! {

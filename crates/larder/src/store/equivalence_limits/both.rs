@@ -86,7 +86,7 @@ impl Both<'_> {
     pub(super) fn charge(&mut self, charge: Charge<'_>) -> (Charged, Charged) {
         let (request, more) = raw::charge(charge);
         let answer: Vec<u8> = self.run(&self.scripts.charge, &request, more.as_deref());
-        (self.memory.charge(&self.name, charge, self.clock), raw::answer(&answer))
+        (self.memory.charge(&self.name, charge, self.clock), raw::answer(&answer, charge))
     }
 
     pub(super) fn charge_together(&mut self, charges: &[(&str, Charge<'_>)]) -> (Vec<Charged>, Vec<Charged>) {
@@ -101,7 +101,8 @@ impl Both<'_> {
         command.arg(self.clock / 1_000_000).arg(self.clock % 1_000_000);
         let answers: Vec<Vec<u8>> =
             command.query(&mut *self.server).unwrap_or_else(|error| panic!("{error}"));
-        let found = answers.iter().map(|answer| raw::answer(answer)).collect();
+        let found =
+            answers.iter().zip(charges).map(|(answer, (_, charge))| raw::answer(answer, *charge)).collect();
         (self.memory.charge_together(charges, self.clock), found)
     }
 

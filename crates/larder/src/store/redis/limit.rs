@@ -57,8 +57,8 @@ impl ChargeArguments {
     }
 
     fn refund(permits: u64, stamp: ChargeStamp) -> Self {
-        let mut request = Self(Vec::with_capacity(18));
-        request.number(4, permits).number(7, stamp.when).number(7, stamp.created_at);
+        let mut request = Self(Vec::with_capacity(22));
+        request.number(4, permits).number(7, stamp.when).number(7, stamp.created_at).number(4, stamp.burst);
         request
     }
 
@@ -106,8 +106,8 @@ fn lives(specs: &[QuotaSpec]) -> u64 {
     specs.iter().map(whole).max().unwrap_or(0).div_ceil(1000) + 1
 }
 
-/// Reads the reply of charge.lua.
-fn charged(answer: &[u8]) -> Option<Charged> {
+/// Reads the reply of charge.lua. `burst` is that of the request.
+fn charged(answer: &[u8], burst: u64) -> Option<Charged> {
     // A refusal, a grant or a turn, with a label after it.
     let (answer, label) = match answer.len() {
         38 | 45 | 52 => answer.split_at_checked(answer.len() - 15)?,
@@ -126,7 +126,7 @@ fn charged(answer: &[u8]) -> Option<Charged> {
         (ChargeStamp::default(), number(7)?)
     } else {
         // Only a turn that was booked has a wait.
-        (ChargeStamp { when: number(7)?, created_at: number(7)? }, number(7).unwrap_or(0))
+        (ChargeStamp { when: number(7)?, created_at: number(7)?, burst }, number(7).unwrap_or(0))
     };
     Some(Charged { granted, binding, remaining, wait, reset, stamp, label })
 }
@@ -138,7 +138,9 @@ impl LimitStore for RedisStore {
         let arguments = if more.is_some() { &both[..] } else { &both[..1] };
         let replay = if charge.mode == ChargeMode::Peek { Replay::Safe } else { Replay::Never };
         match self.network.run_script(name, &script::CHARGE, &[name], arguments, replay).await? {
-            Reply::Bulk(answer) => charged(&answer).ok_or_else(|| unexpected(&Reply::Bulk(answer))),
+            Reply::Bulk(answer) => {
+                charged(&answer, charge.burst()).ok_or_else(|| unexpected(&Reply::Bulk(answer)))
+            }
             other => Err(unexpected(&other)),
         }
     }
@@ -158,12 +160,12 @@ impl LimitStore for RedisStore {
         let script = &script::CHARGE_TOGETHER;
         match self.network.run_script(first, script, &names, &arguments, Replay::Never).await? {
             Reply::Array(answers) => {
-                let read = |answer: &Reply| match answer {
-                    Reply::Bulk(answer) => charged(answer),
+                let read = |(answer, (_, charge)): (&Reply, &(&str, Charge<'_>))| match answer {
+                    Reply::Bulk(answer) => charged(answer, charge.burst()),
                     _ => None,
                 };
-                let read: Option<Vec<Charged>> = answers.iter().map(read).collect();
-                let whole = read.filter(|read| read.len() == charges.len());
+                let read: Option<Vec<Charged>> = answers.iter().zip(charges).map(read).collect();
+                let whole = read.filter(|_| answers.len() == charges.len());
                 whole.ok_or_else(|| unexpected(&Reply::Array(answers)))
             }
             other => Err(unexpected(&other)),
@@ -244,8 +246,8 @@ pub(crate) mod raw {
         ChargeArguments::refund(permits, stamp).0
     }
 
-    pub(crate) fn answer(answer: &[u8]) -> Charged {
-        charged(answer).unwrap()
+    pub(crate) fn answer(answer: &[u8], charge: Charge<'_>) -> Charged {
+        charged(answer, charge.burst()).unwrap()
     }
 
     #[test]

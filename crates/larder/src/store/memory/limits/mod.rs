@@ -76,9 +76,16 @@ impl MemoryLimits {
     pub(crate) fn refund(&self, name: &str, permits: u64, stamp: ChargeStamp, clock: u64) -> u64 {
         let mut state = self.0.state();
         let same = |record: &&mut LimitRecord| record.created_at == stamp.created_at;
+        let over = state.overridden(name, clock).map_or(Vec::new(), |over| over.specs);
         let Some(record) = state.get_mut(name).filter(same) else { return 0 };
         let (latest, now) = (record.latest, record.latest.max(clock));
-        let each = record.tracks.iter_mut().map(|track| track.refund(permits, stamp.when, latest, now));
+        let each = record.tracks.iter_mut().enumerate().map(|(place, track)| {
+            // The burst of the override, if it paces; or else of the request, or the smaller one of both.
+            let own = Some(stamp.burst).filter(|burst| *burst > 0);
+            let over = over.get(place).filter(|spec| spec.rule == Rule::Gcra && track.counts(**spec));
+            let burst = over.map(|spec| spec.limit).into_iter().chain(own).min().unwrap_or(0);
+            track.refund(permits, stamp.when, latest, now, burst)
+        });
         let given = each.max().unwrap_or(0);
         if given > 0 {
             // As on the server, a record that is written loses a block that is over, even if the clock later
@@ -130,12 +137,17 @@ impl MemoryLimits {
 impl RecordTable {
     /// Also whether a record was made.
     fn charge(&mut self, name: &str, charge: Charge<'_>, clock: u64) -> (Charged, bool) {
+        let burst = charge.burst();
+        let stamped = |(mut charged, made): (Charged, bool)| {
+            charged.stamp.burst = if charged.granted > 0 { burst } else { 0 };
+            (charged, made)
+        };
         let Some(over) = self.overridden(name, clock) else {
-            return self.charge_by(name, charge, None, clock);
+            return stamped(self.charge_by(name, charge, None, clock));
         };
         let after = After { end: over.until, specs: charge.specs };
         let charge = Charge { specs: &over.specs, ..charge };
-        let (charged, made) = self.charge_by(name, charge, Some(after), clock);
+        let (charged, made) = stamped(self.charge_by(name, charge, Some(after), clock));
         (Charged { label: over.labels.get(charged.binding).copied(), ..charged }, made)
     }
 
@@ -316,7 +328,9 @@ fn decide(
             Rule::Log => last <= now + spec.width,
             Rule::Gcra => true,
         };
-        let books = matches!(mode, ChargeMode::All | ChargeMode::Turns { .. });
+        // A turn after the end of an override is not the override's: the request's own specs hold then.
+        let holds = after.is_none_or(|after| turn < after.end);
+        let books = holds && matches!(mode, ChargeMode::All | ChargeMode::Turns { .. });
         // Do not book a turn on a record whose conversion dropped something: writing it would make the loss
         // permanent.
         if books && wait <= max_wait && !cut && !never && specs.iter().all(reach) {
@@ -373,7 +387,7 @@ fn decide(
             stored.block = block;
         }
     }
-    let stamp = if granted > 0 { ChargeStamp { when, created_at } } else { ChargeStamp::default() };
+    let stamp = if granted > 0 { ChargeStamp { when, created_at, burst: 0 } } else { ChargeStamp::default() };
     (Charged { granted, binding, remaining, wait, reset, stamp, label: None }, wrote)
 }
 

@@ -134,7 +134,11 @@ impl Track {
     }
 
     /// Gives back what was charged at `when`, as far as it is still there, and returns how much.
-    pub(super) fn refund(&mut self, permits: u64, when: u64, latest: u64, now: u64) -> u64 {
+    ///
+    /// GCRA: turns that were booked behind the charge keep their times, so what they stand on is not given back. A turn
+    /// is booked if the cost does not fit, so while it is awaited, the arrival is more than a burst ahead. And every
+    /// charge behind this one puts the arrival one interval further, so below that there is none.
+    pub(super) fn refund(&mut self, permits: u64, when: u64, latest: u64, now: u64, burst: u64) -> u64 {
         match self {
             Self::Buckets { width, counts, .. } => {
                 let index = when / *width;
@@ -155,6 +159,12 @@ impl Track {
                 u64::try_from(back).unwrap_or(u64::MAX)
             }
             Self::Gcra { interval, arrival } => {
+                let no_turn = when <= now && *arrival <= now.saturating_add(burst.saturating_mul(*interval));
+                let next = permits.saturating_add(1).saturating_mul(*interval);
+                let nothing_behind = *arrival < when.saturating_add(next);
+                if !no_turn && !nothing_behind {
+                    return 0;
+                }
                 // What the pace has already made good is not given back. It would be available a second time,
                 // at the cost of later charges.
                 let rest = permits.saturating_mul(*interval).saturating_sub(now.saturating_sub(when));
@@ -180,7 +190,9 @@ impl Track {
             Self::Log { times, .. } => times.iter().map(|time| (*time, 1)).collect(),
             Self::Gcra { interval, arrival } => {
                 let debt = arrival.saturating_sub(now).div_ceil(*interval);
-                if debt > 0 { vec![(now, debt)] } else { Vec::new() }
+                // A turn that is booked may be used one interval before the arrival, and not later.
+                let last = arrival.saturating_sub(*interval).max(now);
+                if debt > 0 { vec![(last, debt)] } else { Vec::new() }
             }
         }
     }

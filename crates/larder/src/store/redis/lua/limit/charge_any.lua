@@ -232,12 +232,16 @@ if granted == 0 then
     -- A request for TURNS covers all callers that wait together in one process: they get all that is free at
     -- that time.
     for place, spec in ipairs(mode == TURNS and specs or {}) do
-      granted = math.min(granted, room_at(tracks[place], spec.limit, last))
+      granted = math.max(math.min(granted, room_at(tracks[place], spec.limit, last)), 0)
     end
     -- The waiter measures the wait by a clock that may be slow. So the turn is used 1/1000 of the wait later,
     -- and charged 2/1000 later. The wait counts from the server's clock, also if that has stepped back and is
     -- behind the record's own time.
     when = math.max(last + math.floor(wait / 500), now)
+    -- A turn after the end of an override is not the override's: the request's own specs hold then.
+    if over > 0 and when >= over then
+      granted = 0
+    end
     for _, spec in ipairs(specs) do
       local width = spec.width
       if (spec.kind <= 1 and math.floor(when / width) > math.floor(now / width) + BUCKETS + 1)

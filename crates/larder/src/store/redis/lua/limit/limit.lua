@@ -159,7 +159,7 @@ end
 
 -- For a conversion: what a track counts, as pairs of a time and a count. Each time is the latest at which the
 -- charge can count. In the current bucket that is after the latest charge: a batch is charged ahead, here as far as
--- the new window is long.
+-- the new window is long. The last permit of a pace is used no later than one interval before the arrival time.
 local function events_of(track, window)
   local events, width = {}, track.width
   if track.counts then
@@ -179,7 +179,7 @@ local function events_of(track, window)
     return events
   end
   local debt = math.ceil((track.arrival - now) / width)
-  return debt > 0 and { { now, debt } } or events
+  return debt > 0 and { { math.max(now, track.arrival - width), debt } } or events
 end
 
 -- Returns when nothing of a track counts any more.
