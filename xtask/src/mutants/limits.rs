@@ -776,12 +776,33 @@ pub(super) const MUTANTS: &[Mutant] = &[
         "the end of an override keeps the record for as long as the override",
         &[rebuilt(
             OVERRIDE,
-            "redis.call('SET', KEYS[1], value, 'PX', string.format('%d', rest))",
-            "redis.call('SET', KEYS[1], value, 'KEEPTTL')",
+            "redis.call('SET', KEYS[1], before_record() .. (record or ''), 'PX', string.format('%d', rest))",
+            "redis.call('SET', KEYS[1], before_record() .. (record or ''), 'KEEPTTL')",
         )],
         &[test(
             "limits_overrides",
             "a_record_lives_no_longer_than_its_quotas_need_after_an_override_has_ended",
+        )],
+    ),
+    mutant(
+        "an override that is ended by other quotas forgets what the record's own count",
+        &[rebuilt(
+            OVERRIDE,
+            "  for _, track in ipairs(tracks_of()) do\n    last = math.max(last, ends(track))\n  end\n",
+            "",
+        )],
+        &[unit("store::equivalence_limits::an_override_ended_by_other_quotas_lets_no_record_expire_early")],
+    ),
+    mutant(
+        "a record whose override was ended by other quotas keeps its time to live at the next charge",
+        &[rebuilt(OVERRIDE, "if over == 0 and not same then", "if over == 0 and not same and false then")],
+        &[unit("store::equivalence_limits::an_override_ended_by_other_quotas_lets_no_record_expire_early")],
+    ),
+    mutant(
+        "memory: an override that is ended by other quotas forgets what the record's own count",
+        &[rebuilt(MEMORY, "Some(needed.max(record.ends(now)))", "Some(needed)")],
+        &[unit(
+            "store::memory::limits::tests::an_override_ended_by_other_quotas_lets_no_record_be_removed_early",
         )],
     ),
     mutant(
