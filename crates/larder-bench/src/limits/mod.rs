@@ -27,14 +27,11 @@ pub(crate) mod wire {
         include_str!("../../../larder/src/store/redis/lua/limit/charge_any.lua"),
     );
 
-    pub(crate) const CHARGE_TOGETHER: &str = concat!(
-        "local function charge_one(redis, KEYS, ARGV)\n",
-        include_str!("../../../larder/src/store/redis/lua/limit/charge.lua"),
-        include_str!("../../../larder/src/store/redis/lua/limit/limit.lua"),
-        include_str!("../../../larder/src/store/redis/lua/limit/charge_any.lua"),
-        "end\n",
-        include_str!("../../../larder/src/store/redis/lua/limit/together.lua"),
-    );
+    /// The script for several keys, which includes [`CHARGE`].
+    pub(crate) fn charge_together() -> String {
+        include_str!("../../../larder/src/store/redis/lua/limit/together.lua")
+            .replace("-- include limit/charge.lua: the whole operation\n", CHARGE)
+    }
 
     /// One quota: its kind, its limit, and its width in microseconds.
     pub(crate) type QuotaSpec = (u64, u32, u64);

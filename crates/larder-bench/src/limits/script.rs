@@ -4,13 +4,14 @@
 //! rounds. The baselines are scripts that only get and set a value with an expiry. The value is as long as larder's
 //! record: of a key whose buckets are all in use, and of a key that is rarely used.
 
+use std::borrow::Cow;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use larder_testkit::Server;
 use rand::seq::SliceRandom;
 use redis::{Connection, cmd, pipe};
 
-use super::wire::{CHARGE, CHARGE_TOGETHER, QuotaSpec, before, full, request};
+use super::wire::{CHARGE, QuotaSpec, before, charge_together, full, request};
 use crate::figures::Findings;
 use crate::lane::Outcome;
 use crate::statistics::{Spread, bootstrap, quartiles};
@@ -35,7 +36,7 @@ const REQUESTS: u64 = 16_000;
 
 struct Script {
     name: &'static str,
-    source: &'static str,
+    source: Cow<'static, str>,
     arguments: Vec<Vec<u8>>,
     /// The number of keys of a request.
     keys: u64,
@@ -47,8 +48,14 @@ struct Script {
 
 fn scripts(now: u64) -> Vec<Script> {
     let text = |words: &[&str]| words.iter().map(|word| word.as_bytes().to_vec()).collect::<Vec<_>>();
-    let script =
-        |name, source, arguments, before| Script { name, source, arguments, keys: 1, record: None, before };
+    let script = |name, source: &'static str, arguments, before| Script {
+        name,
+        source: source.into(),
+        arguments,
+        keys: 1,
+        record: None,
+        before,
+    };
     let get_set = |name, bytes| script(name, GET_SET, vec![vec![b'x'; bytes], b"600000".to_vec()], 1);
     let ours = |name, specs: &[QuotaSpec], before| script(name, CHARGE, vec![request(1, specs)], before);
     let used = |name, specs: &[QuotaSpec]| Script { record: Some(full(specs, now)), ..ours(name, specs, 0) };
@@ -60,13 +67,13 @@ fn scripts(now: u64) -> Vec<Script> {
     };
     let plain = [(0, 60_000, second)];
     let together = Script {
-        source: CHARGE_TOGETHER,
+        source: charge_together().into(),
         arguments: vec![request(1, &plain); 2],
         keys: 2,
         ..used("larder, two keys together, allowed", &plain)
     };
     let one_refuses = Script {
-        source: CHARGE_TOGETHER,
+        source: charge_together().into(),
         arguments: [60_000, 61].map(|limit| request(1, &[(0, limit, 1440 * second)])).into(),
         keys: 2,
         ..used("larder, two keys together, refused by one", &[(0, 61, 1440 * second)])
@@ -108,7 +115,7 @@ pub(crate) fn run(rounds: usize) -> Outcome<Findings> {
     let scripts = scripts(u64::try_from(now)?);
     let mut hashes = Vec::new();
     for (place, script) in scripts.iter().enumerate() {
-        hashes.push(cmd("SCRIPT").arg("LOAD").arg(script.source).query::<String>(&mut connection)?);
+        hashes.push(cmd("SCRIPT").arg("LOAD").arg(&*script.source).query::<String>(&mut connection)?);
         if script.name.starts_with("hash") {
             fill_hashes(&mut connection, place)?;
         }
