@@ -30,9 +30,9 @@ pub(crate) fn run() -> Outcome<Findings> {
     measure(&runtime, &server, &mut table, "a known refusal", &refusing, false)?;
 
     let batch = PermitBatch::batch(50);
-    let batched = larder.rate_limiter("batched", Quota::per_minute(2_000_000_000))?.batched(batch)?;
+    let batched = larder.rate_limiter("batched", Quota::per_minute(1_000_000_000))?.batched(batch)?;
     measure(&runtime, &server, &mut table, "batched, 50 a batch", &batched, true)?;
-    let large = larder.rate_limiter("large", Quota::per_minute(2_000_000_000))?.batched(1_000_000)?;
+    let large = larder.rate_limiter("large", Quota::per_minute(1_000_000_000))?.batched(1_000_000)?;
     measure(&runtime, &server, &mut table, "batched, as long as a batch lasts", &large, true)?;
 
     let mut findings = Findings::default();

@@ -16,7 +16,7 @@ use crate::table::Table;
 
 const TASKS: [u64; 3] = [1, 64, 256];
 const LEAST: Limit = Limit::AtLeast(0.9);
-const LIMIT: u32 = 2_000_000_000;
+const LIMIT: u32 = 1_000_000_000;
 
 pub(crate) fn run(rounds: usize) -> Outcome<Findings> {
     let mut table = Table::new(&[
