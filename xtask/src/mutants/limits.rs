@@ -795,7 +795,7 @@ pub(super) const MUTANTS: &[Mutant] = &[
     ),
     mutant(
         "a record whose override was ended by other quotas keeps its time to live at the next charge",
-        &[rebuilt(OVERRIDE, "if over == 0 and not same then", "if over == 0 and not same and false then")],
+        &[rebuilt(OVERRIDE, "marked = over == 0 and not same", "marked = false")],
         &[unit("store::equivalence_limits::an_override_ended_by_other_quotas_lets_no_record_expire_early")],
     ),
     mutant(

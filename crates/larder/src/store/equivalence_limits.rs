@@ -243,8 +243,10 @@ fn an_override_ended_by_other_quotas_lets_no_record_expire_early() {
                 );
                 found
             };
-            charge(&mut both, ChargeMode::All, 1, 0);
+            let first = charge(&mut both, ChargeMode::All, 2, 0);
             both.set_override(&[], &other, Duration::from_micros(1));
+            // What rewrites the record without a charge leaves it so that the next charge sets its expiry.
+            assert_eq!(both.refund(1, first.stamp), (1, 1), "{specs:?}");
             both.clock += later;
             charge(&mut both, ChargeMode::All, specs[0].limit - 1, 0);
             let turn = charge(&mut both, ChargeMode::Turns { least: 1 }, 1, 70_000_000);

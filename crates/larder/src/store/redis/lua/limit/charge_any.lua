@@ -10,8 +10,8 @@
 --   all permits are back (7). Then for a refusal the microseconds to wait (7); for a grant the time that was charged
 --   (7), the record's creation time (7) and, if a turn was booked, the microseconds until that turn (7). If an override
 --   decided, the program's label of the deciding spec follows (15)
--- include limit/limit.lua: BUCKETS, MOST, over, over_lives, blocked, level, quiet, before_record, latest,
---   created_at, now, specs_from, specs_at, entry, stamp, entries_until, resize, events_of, ends, put, cut,
+-- include limit/limit.lua: BUCKETS, MOST, over, over_lives, blocked, level, quiet, marked, before_record,
+--   latest, created_at, now, specs_from, specs_at, entry, stamp, entries_until, resize, events_of, ends, put, cut,
 --   tracks_for, written
 local ALL, HALF, PEEK, TURNS, DEBT = 1, 3, 4, 5, 6
 local mode, delay, max_wait, least = ALL, 0, 0, 1
@@ -294,6 +294,7 @@ if granted > 0 and mode ~= PEEK then
   local lives = over > 0 and over_lives or string.sub(ask, 6 + 10 * #specs)
   lives = lives + math.ceil((now - clock) / 1000)
   lives = math.max(lives, math.ceil((math.max(all_back, over, remembered) - clock) / 1000) + 1)
+  marked = false
   redis.call('SET', KEYS[1], before_record() .. written(tracks), 'PX', string.format('%d', lives))
 elseif (translated or began) and mode ~= PEEK then
   if began then

@@ -28,13 +28,16 @@ local KIND, BUCKETS, MOST = 35184372088832, 60, { [0] = 65535, 4294967295 }
 -- has ended is dropped here.
 local over, over_lives, over_specs = 0, 0, ''
 local blocked, level, quiet = 0, 0, 0
+-- Whether the next charge is to set the time to live, whichever quotas it has: see override.lua. An override that ended
+-- at time 1 stands for it in the record.
+local marked = false
 if record and string.byte(record, 1) == 255 then
   local length, _
   length, over, over_lives, _, blocked, level, quiet = struct.unpack('>I2I7I7BI7BI4', record, 2)
   if over > clock then
     over_specs = string.sub(record, 31, length)
   else
-    over, over_lives = 0, 0
+    marked, over, over_lives = over == 1, 0, 0
   end
   if clock >= blocked + quiet * 1000000 then
     blocked, level, quiet = 0, 0, 0
@@ -45,11 +48,12 @@ if record and string.byte(record, 1) == 255 then
   end
 end
 local function before_record()
-  if over == 0 and level == 0 then
+  if over == 0 and level == 0 and not marked then
     return ''
   end
-  local many = #over_specs / 25
-  local head = struct.pack('>BI2I7I7BI7BI4', 255, 30 + #over_specs, over, over_lives, many, blocked, level, quiet)
+  local many, until_then = #over_specs / 25, over == 0 and marked and 1 or over
+  local length = 30 + #over_specs
+  local head = struct.pack('>BI2I7I7BI7BI4', 255, length, until_then, over_lives, many, blocked, level, quiet)
   return head .. over_specs
 end
 local latest = record and struct.unpack('>I7', record, 2) or clock

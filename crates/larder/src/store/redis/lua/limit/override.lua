@@ -5,7 +5,7 @@
 --   are in front of a record (25 each). Without the latter the override ends. No argument reads the override
 -- Reply: {microseconds left, its specs} of the override before the change
 -- include limit/read.lua: ask, clock, record
--- include limit/limit.lua: over, over_lives, over_specs, blocked, quiet, before_record, now, specs_from,
+-- include limit/limit.lua: over, over_lives, over_specs, blocked, quiet, marked, before_record, now, specs_from,
 --   specs_at, tracks_of, ends, tracks_for
 local answer = { over > 0 and over - clock or 0, over_specs }
 if ask == '' then
@@ -13,7 +13,7 @@ if ask == '' then
 end
 local span, lives, own_lives, own = struct.unpack('>I7I7I7B', ask)
 over_specs = string.sub(ask, 23 + 10 * own)
-over, over_lives = 0, 0
+marked, over, over_lives = false, 0, 0
 if #over_specs > 0 then
   over, over_lives = clock + span, lives
 end
@@ -39,12 +39,9 @@ if record then
     last = math.max(last, ends(track))
   end
   -- Most charges by the quotas of the record's tracks do not set the time to live. If those are not the program's own,
-  -- it may now be too short for them. So an override that ended long ago stays in front of the record: then the next
-  -- charge sets the time to live, whichever quotas it has.
+  -- it may now be too short for them. So the next charge sets it, whichever quotas it has.
   local _, same = tracks_for(own_specs)
-  if over == 0 and not same then
-    over = 1
-  end
+  marked = over == 0 and not same
 end
 rest = math.max(rest, math.ceil((last - clock) / 1000) + 1)
 redis.call('SET', KEYS[1], before_record() .. (record or ''), 'PX', string.format('%d', rest))
